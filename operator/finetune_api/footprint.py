@@ -1,0 +1,181 @@
+"""Memory, disk and arithmetic of a fine-tune, from a model's and a run's facts: formulas only.
+
+The operator asks before it holds devices, the trainer to say what it expects; both get the same
+numbers. Everything is bytes or floating-point operations. Sources:
+
+- weights, gradients and optimizer state under ZeRO: Rajbhandari et al. 2020, arXiv:1910.02054, §3;
+- activations of a transformer layer: Korthikanti et al. 2022, arXiv:2205.05198, §4.1;
+- memory of fused attention: Dao et al. 2022, arXiv:2205.14135 (no score matrix is kept);
+- floating-point operations: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+from finetune_api.job import Precision
+from finetune_api.report import ModelFacts
+
+FRAGMENTATION = 0.10
+"""Share added for what the allocator holds and can't use, and for communication buckets."""
+
+RUNTIME_BYTES = 1 << 30
+"""Of each rank, whatever the model: the device's context, kernels and communicators."""
+
+_ELEMENT = {Precision.FP32: 4, Precision.BF16: 2}
+_FP32 = 4
+_ADAM_MOMENTS = 2 * _FP32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How a run uses a model: what of it the formulas depend on."""
+
+    zero_stage: int
+    world_size: int
+    precision: Precision
+    micro_batch_size: int
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning, ``precision: auto`` among it: it is resolved before."""
+        if self.precision not in _ELEMENT:
+            raise ValueError(f"precision {self.precision.value} has no size: resolve it first")
+        if self.zero_stage not in range(4):
+            raise ValueError(f"zero_stage is {self.zero_stage}: it must be 0, 1, 2 or 3")
+        if min(self.world_size, self.micro_batch_size, self.sequence_length) < 1:
+            raise ValueError("world_size, micro_batch_size and sequence_length must be at least 1")
+
+    @property
+    def element(self) -> int:
+        """Bytes of one number of the forward and backward pass."""
+        return _ELEMENT[self.precision]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryBreakdown:
+    """Bytes of one rank's device at the peak of a training step, by what they hold."""
+
+    weights: int
+    gathered: int
+    gradients: int
+    optimizer: int
+    activations: int
+    logits: int
+    fragmentation: int
+    runtime: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def memory_per_rank(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
+    """Peak memory of one rank that trains every weight with AdamW, without recomputation."""
+    states = _states(model, shape)
+    activations = shape.micro_batch_size * _activations_per_row(model, shape)
+    logits = shape.micro_batch_size * model.classes * (shape.element + 2 * _FP32)
+    held = sum(states) + activations + logits
+    weights, gathered, gradients, optimizer = states
+    return MemoryBreakdown(
+        weights=weights,
+        gathered=gathered,
+        gradients=gradients,
+        optimizer=optimizer,
+        activations=activations,
+        logits=logits,
+        fragmentation=math.ceil(held * FRAGMENTATION),
+        runtime=RUNTIME_BYTES,
+    )
+
+
+def _states(model: ModelFacts, shape: Shape) -> tuple[int, int, int, int]:
+    """Weights, weights gathered from other ranks, gradients and optimizer state of one rank.
+
+    ZeRO shards the optimizer from stage 1, gradients from 2, weights from 3. Its optimizer keeps
+    its own fp32 copy of the weights, in an fp32 run too (DeepSpeed clones the partition); without
+    ZeRO an fp32 run updates the weights themselves.
+    """
+    own_copy = shape.precision is Precision.BF16 or shape.zero_stage >= 1
+    optimizer = (_ADAM_MOMENTS + (_FP32 if own_copy else 0)) * model.trainable_parameters
+    gradients = shape.element * model.trainable_parameters
+    weights = shape.element * model.parameters
+    gathered = 0
+    if shape.zero_stage >= 3:
+        elsewhere = weights - _share(weights, shape)
+        gathered = min(elsewhere, 2 * shape.element * _largest_module(model))
+        weights = _share(weights, shape)
+    return (
+        weights,
+        gathered,
+        _share(gradients, shape) if shape.zero_stage >= 2 else gradients,
+        _share(optimizer, shape) if shape.zero_stage >= 1 else optimizer,
+    )
+
+
+def _share(size: int, shape: Shape) -> int:
+    return math.ceil(size / shape.world_size)
+
+
+def _largest_module(model: ModelFacts) -> int:
+    """Parameters of the largest piece that stage 3 gathers at once; a second one is prefetched."""
+    layer = 4 * model.hidden_size**2 + 2 * model.hidden_size * model.intermediate_size
+    return max(layer, model.vocabulary * model.hidden_size)
+
+
+def _activations_per_row(model: ModelFacts, shape: Shape) -> int:
+    """Bytes kept for the backward pass of one row of ``sequence_length`` tokens.
+
+    Per layer and token, in numbers of the pass's precision: input of the projections, query, key,
+    value and attention's output (5 h), two norms (2 h), the MLP's input (h), its two inner values
+    (2 i); and two dropout masks of a byte (2 h). With i = 4 h in 16 bit that is the 34 h of the
+    paper. Its 5 a s, the scores, are replaced by fused attention's one fp32 number per head.
+    """
+    hidden, inner = model.hidden_size, model.intermediate_size
+    per_token = (8 * hidden + 2 * inner) * shape.element + 2 * hidden
+    per_token += model.attention_heads * _FP32
+    embedding = 2 * hidden * shape.element + hidden
+    return shape.sequence_length * (model.layers * per_token + embedding)
+
+
+def step_flops(model: ModelFacts, *, global_batch_size: int, sequence_length: int) -> int:
+    """Floating-point operations of one optimizer step, all ranks together.
+
+    6 per weight and token, and 12 × layers × hidden × length per token for attention, which is not
+    halved for masks. Embedding tables are looked up, not multiplied, and don't count: in a small
+    encoder they are half of the parameters. A model that shares its layers' weights does more.
+    """
+    tables = model.hidden_size * (model.vocabulary + (model.max_positions or 0))
+    multiplied = max(model.parameters - tables, 0)
+    attention = 12 * model.layers * model.hidden_size * sequence_length
+    return global_batch_size * sequence_length * (6 * multiplied + attention)
+
+
+def step_seconds(flops: int, *, ranks: int, sustained_flops: float) -> float:
+    """Seconds of one optimizer step, at so many operations per second and rank as are sustained."""
+    if ranks < 1 or sustained_flops <= 0:
+        raise ValueError(f"{ranks} ranks with {sustained_flops:g} operations per second do nothing")
+    return flops / (ranks * sustained_flops)
+
+
+def rank_zero_host_bytes(model: ModelFacts, shape: Shape) -> int:
+    """Host memory that saving takes on rank 0: the whole model is gathered there at once."""
+    return shape.element * model.parameters
+
+
+def checkpoint_bytes(model: ModelFacts, shape: Shape) -> int:
+    """Disk of one full checkpoint: weights to load, DeepSpeed's own copy, and optimizer state.
+
+    With bf16 that is 2 + 2 + 12 = 16 bytes per parameter.
+    """
+    own_copy = shape.precision is Precision.BF16 or shape.zero_stage >= 1
+    optimizer = (_ADAM_MOMENTS + (_FP32 if own_copy else 0)) * model.trainable_parameters
+    return 2 * shape.element * model.parameters + optimizer
+
+
+def checkpoints_bytes(model: ModelFacts, shape: Shape, keep: int) -> int:
+    """Disk of all checkpoints at the worst moment.
+
+    Those kept, the best one, and the new one: the oldest goes only once the new one is complete.
+    """
+    return (keep + 2) * checkpoint_bytes(model, shape)

@@ -1,0 +1,537 @@
+"""FineTuneJob: one fine-tune, from data to verdict. What a person writes.
+
+A field stands here only together with the code that obeys it.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from finetune_api import API_VERSION
+from finetune_api.markers import (
+    Cel,
+    Contract,
+    Currency,
+    Decimal,
+    Kind,
+    Label,
+    ListMap,
+    PrinterColumn,
+    ShortText,
+    Uri,
+    rules,
+)
+from finetune_api.status import JobStatus
+
+
+class Task(StrEnum):
+    """What the model learns to do."""
+
+    TEXT_CLASSIFICATION = "text-classification"
+
+
+class DataFormat(StrEnum):
+    """How rows are written; ``auto`` goes by the file's ending."""
+
+    AUTO = "auto"
+    CSV = "csv"
+    JSONL = "jsonl"
+    PARQUET = "parquet"
+
+
+class SplitStrategy(StrEnum):
+    """How a row gets its role."""
+
+    HASH = "hash"
+    STRATIFIED = "stratified"
+
+
+class Scheduler(StrEnum):
+    """How the learning rate falls after warm-up (names of transformers)."""
+
+    LINEAR = "linear"
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
+class Precision(StrEnum):
+    """The arithmetic of the forward and backward pass; master weights are fp32 in each."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
+class GateMetric(StrEnum):
+    """What a gate can hold a model to."""
+
+    ACCURACY = "accuracy"
+    BALANCED_ACCURACY = "balancedAccuracy"
+    MACRO_F1 = "macroF1"
+    MCC = "mcc"
+    ERROR_REDUCTION = "errorReduction"
+
+
+class GateBound(StrEnum):
+    """Which side of the estimate has to pass: the value itself, or its interval's lower end."""
+
+    POINT = "Point"
+    LOWER = "Lower"
+
+
+SUPPORTED_SCHEMES = ("pvc", "https", "s3")
+_URI_RULE = "!self.contains('://') || self.matches('^(pvc|https|s3)://.+')"
+
+
+@rules(
+    Cel(
+        "!self.uri.contains('://') || self.uri.startsWith('pvc://')",
+        "model.uri must be pvc://CLAIM/PATH, or in a local run a path relative to the manifest",
+    )
+)
+class ModelSource(Contract):
+    """The model that is tuned: a folder as `save_pretrained` writes it, weights in safetensors."""
+
+    uri: Annotated[
+        Uri,
+        Field(
+            description="pvc://CLAIM/PATH of the model's folder. In a local run also a path "
+            "relative to the manifest; pvc://CLAIM/PATH is then claims/CLAIM/PATH in the workspace."
+        ),
+    ]
+    method: Annotated[
+        Literal["full"], Field(description="full: every weight of the model is trained.")
+    ] = "full"
+
+
+class Columns(Contract):
+    """Which columns of the data carry what."""
+
+    text: Annotated[ShortText, Field(description="The column with the input text.")] = "text"
+    label: Annotated[ShortText, Field(description="The column with the class.")] = "label"
+    id: Annotated[
+        ShortText | None,
+        Field(description="A column that names the row in reports; by default its row number."),
+    ] = None
+    group: Annotated[
+        ShortText | None,
+        Field(
+            description="Rows with the same value here stay together in one role (a patient, an "
+            "author, a document), and intervals are resampled by it."
+        ),
+    ] = None
+
+
+class Cleaning(Contract):
+    """What is done to the rows before they are split; each step is counted and shown."""
+
+    markup: Annotated[bool, Field(description="Take HTML tags and entities out.")] = True
+    unicode_form: Annotated[
+        Literal["NFC", "NFKC", "None"], Field(description="The Unicode form that texts get.")
+    ] = "NFC"
+    min_characters: Annotated[
+        int, Field(ge=1, le=10_000, description="Rows with a shorter text are dropped.")
+    ] = 1
+    deduplicate: Annotated[
+        bool, Field(description="Keep one of the rows that have the same text and the same label.")
+    ] = True
+    conflicts: Annotated[
+        Literal["drop", "keep"],
+        Field(description="What happens to equal texts with different labels."),
+    ] = "drop"
+    drop_labels: Annotated[
+        tuple[ShortText, ...],
+        Field(max_length=50, description="Rows with one of these labels are dropped and counted."),
+    ] = ()
+
+
+@rules(
+    Cel(
+        "self.select + self.test < 90",
+        "dataset.split: select and test together must leave more than 10 percent to train on",
+    )
+)
+class Split(Contract):
+    """Which share of the rows trains, selects and tests. What is left of 100 trains."""
+
+    select: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=50,
+            description="Percent of rows that choose the best checkpoint and nothing else.",
+        ),
+    ] = 8
+    test: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=50,
+            description="Percent of rows that only the evaluate step sees. Unused where "
+            "dataset.test names a set of its own.",
+        ),
+    ] = 20
+    seed: Annotated[int, Field(ge=0, le=2_147_483_647, description="Seed of the hash.")] = 0
+    strategy: Annotated[
+        SplitStrategy,
+        Field(
+            description="hash: the input's seeded hash against a threshold, so that added rows "
+            "move nobody. stratified: ranked by that hash within each class, for rare classes."
+        ),
+    ] = SplitStrategy.HASH
+
+
+@rules(
+    Cel(
+        _URI_RULE.replace("self", "self.train"),
+        "dataset.train must be pvc://CLAIM/PATH, https://… or s3://…, or in a local run a path",
+    ),
+    Cel(
+        f"!has(self.test) || {_URI_RULE.replace('self', 'self.test')}",
+        "dataset.test must be pvc://CLAIM/PATH, https://… or s3://…, or in a local run a path",
+    ),
+)
+class Dataset(Contract):
+    """The rows: where they are, what they mean, how they are cleaned and split."""
+
+    train: Annotated[
+        Uri, Field(description="pvc://CLAIM/PATH, https://…, s3://…; in a local run also a path.")
+    ]
+    test: Annotated[
+        Uri | None,
+        Field(
+            description="Test rows of their own. Rows that train also holds are taken out there."
+        ),
+    ] = None
+    format: Annotated[DataFormat, Field(description="auto goes by the file's ending.")] = (
+        DataFormat.AUTO
+    )
+    columns: Annotated[Columns, Field(description="Which column carries what.")] = Columns()
+    labels: Annotated[
+        tuple[ShortText, ...],
+        Field(
+            max_length=200,
+            description="The classes in the order of the model's outputs; by default those of the "
+            "data, sorted. A label that is not named here is an error.",
+        ),
+    ] = ()
+    cleaning: Annotated[Cleaning, Field(description="Steps before the split.")] = Cleaning()
+    split: Annotated[Split, Field(description="Shares of the three roles.")] = Split()
+    limit: Annotated[
+        int | None,
+        Field(ge=10, description="Use a random sample of so many rows (never the first ones)."),
+    ] = None
+
+
+@rules(
+    Cel(
+        "!(has(self.epochs) && has(self.maxSteps))",
+        "training.epochs and training.maxSteps exclude each other: keep one",
+    )
+)
+class Training(Contract):
+    """How the model learns. What is left out comes from the task's recipe; see status.resolved."""
+
+    epochs: Annotated[
+        float | None,
+        Field(gt=0, le=1000, description="Passes over the training rows (recipe: 3)."),
+    ] = None
+    max_steps: Annotated[
+        int | None, Field(ge=1, le=10_000_000, description="Optimizer steps, instead of epochs.")
+    ] = None
+    learning_rate: Annotated[
+        float | None, Field(gt=0, le=1, description="Peak learning rate of AdamW (recipe: 3e-5).")
+    ] = None
+    global_batch_size: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=65_536,
+            description="Rows per optimizer step over all ranks. Micro-batch and accumulation "
+            "follow from it and the number of ranks, so that pods don't change the result.",
+        ),
+    ] = 32
+    max_micro_batch_size: Annotated[
+        int,
+        Field(ge=1, le=4096, description="The most rows that one rank computes at once."),
+    ] = 16
+    scheduler: Annotated[Scheduler, Field(description="Decay of the learning rate.")] = (
+        Scheduler.LINEAR
+    )
+    warmup_ratio: Annotated[
+        float, Field(ge=0, le=1, description="Share of the steps in which the rate rises.")
+    ] = 0.06
+    weight_decay: Annotated[
+        float, Field(ge=0, le=1, description="AdamW's decay; not on biases and norms.")
+    ] = 0.0
+    max_grad_norm: Annotated[
+        float, Field(gt=0, le=1000, description="Gradients are clipped to this norm.")
+    ] = 1.0
+    precision: Annotated[
+        Precision, Field(description="auto: bf16 on a GPU that has it, else fp32.")
+    ] = Precision.AUTO
+    max_length: Annotated[
+        int, Field(ge=8, le=131_072, description="Tokens per row; longer rows are cut, counted.")
+    ] = 256
+    dropout: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="Overrides every dropout rate of the model's configuration."),
+    ] = None
+    evals_per_epoch: Annotated[
+        int,
+        Field(ge=1, le=100, description="Evaluations on the select rows; the best one is kept."),
+    ] = 2
+    seed: Annotated[
+        int, Field(ge=0, le=2_147_483_647, description="Seed of the new head, order and dropout.")
+    ] = 42
+
+
+class DeepSpeed(Contract):
+    """DeepSpeed's part; the configuration file itself is made by the trainer."""
+
+    zero_stage: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=3,
+            description="What is sharded over ranks: 0 nothing, 1 optimizer, 2 and gradients, "
+            "3 and weights.",
+        ),
+    ] = 2
+
+
+class Compute(Contract):
+    """The gang: how many pods, with how many accelerators each."""
+
+    workers: Annotated[int, Field(ge=1, le=64, description="Trainer pods of the gang.")] = 1
+    gpus_per_worker: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=16,
+            description="Accelerators and ranks per pod; 0 trains on the CPU with one rank. A "
+            "local run maps the product to what the machine has, at the same global batch.",
+        ),
+    ] = 1
+    gpu_type: Annotated[
+        Label | None,
+        Field(description="The accelerator's product name, as nodes and rate cards have it."),
+    ] = None
+
+
+class Checkpoint(Contract):
+    """When the work is saved."""
+
+    every_steps: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Save after so many optimizer steps.")
+    ] = 200
+    keep: Annotated[
+        int,
+        Field(ge=1, le=20, description="Newest complete checkpoints kept, besides the best one."),
+    ] = 2
+
+
+@rules(
+    Cel(
+        "self.metric == 'errorReduction' || !has(self.against)",
+        "evaluation.gate: against goes with metric errorReduction",
+    ),
+)
+class GateRule(Contract):
+    """One requirement: the model is exported only if every one of them holds."""
+
+    name: Annotated[Label, Field(description="A name for reports.")]
+    metric: Annotated[GateMetric, Field(description="What is measured on the test rows.")]
+    min: Annotated[float, Field(ge=-1, le=1, description="The least that passes.")]
+    bound: Annotated[
+        GateBound,
+        Field(description="Lower: the 95 % interval's lower end must pass, not only the value."),
+    ] = GateBound.POINT
+    against: Annotated[
+        Literal["majority", "tfidf"] | None,
+        Field(description="The baseline of errorReduction (by default tfidf)."),
+    ] = None
+
+
+class Evaluation(Contract):
+    """What is measured on the test rows, and what the model must reach."""
+
+    gate: Annotated[
+        tuple[GateRule, ...],
+        ListMap(("name",)),
+        Field(max_length=20, description="Requirements; without one, every model passes."),
+    ] = ()
+    resamples: Annotated[
+        int, Field(ge=200, le=20_000, description="Bootstrap resamples behind each interval.")
+    ] = 2000
+    keep_predictions: Annotated[
+        bool,
+        Field(description="Keep the test rows' texts beside their predictions; ids stay anyway."),
+    ] = True
+
+
+class Budget(Contract):
+    """The most that this job may use. Reached, it saves, stops and waits as Suspended."""
+
+    max_cost: Annotated[
+        Decimal | None, Field(description="Money, in the currency below, over all attempts.")
+    ] = None
+    currency: Annotated[Currency, Field(description="ISO 4217; the rate card must agree.")] = "USD"
+    max_gpu_hours: Annotated[
+        Decimal | None,
+        Field(description="Accelerator hours over all attempts (ranks, where the CPU trains)."),
+    ] = None
+
+
+class Policy(Contract):
+    """What happens when things go wrong."""
+
+    backoff_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="Failures of the job's own making that are retried. Preemption, lost "
+            "nodes and suspension are not counted.",
+        ),
+    ] = 3
+    active_deadline_seconds: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=31_536_000,
+            description="The most seconds of running, all attempts together; then it saves and "
+            "fails.",
+        ),
+    ] = None
+    stall_timeout_seconds: Annotated[
+        int,
+        Field(ge=10, le=86_400, description="A gang without a step for so long is restarted."),
+    ] = 1800
+    grace_period_seconds: Annotated[
+        int, Field(ge=5, le=3600, description="Time to save after a request to stop.")
+    ] = 120
+
+
+@rules(
+    Cel(
+        "self.training.globalBatchSize % "
+        "(self.compute.workers * (self.compute.gpusPerWorker > 0 ? self.compute.gpusPerWorker : 1))"
+        " == 0",
+        "training.globalBatchSize must be a multiple of compute.workers × gpusPerWorker, so that "
+        "every rank gets as many rows",
+    ),
+    Cel(
+        "!self.evaluation.gate.exists(g, g.metric != 'errorReduction' && g.metric != 'mcc' "
+        "&& g.min < 0.0)",
+        "evaluation.gate: min below 0 makes sense for errorReduction and mcc only",
+    ),
+)
+class FineTuneJobSpec(Contract):
+    """One fine-tune: this model, this data, this budget, these requirements."""
+
+    task: Annotated[Task, Field(description="What the model learns to do.")]
+    model: Annotated[ModelSource, Field(description="The model that is tuned.")]
+    dataset: Annotated[Dataset, Field(description="The rows.")]
+    training: Annotated[Training, Field(description="How it learns.")] = Training()
+    deepspeed: Annotated[DeepSpeed, Field(description="Sharding.")] = DeepSpeed()
+    compute: Annotated[Compute, Field(description="The gang.")] = Compute()
+    checkpoint: Annotated[Checkpoint, Field(description="When the work is saved.")] = Checkpoint()
+    evaluation: Annotated[Evaluation, Field(description="What is measured and required.")] = (
+        Evaluation()
+    )
+    budget: Annotated[Budget, Field(description="The most it may use.")] = Budget()
+    policy: Annotated[Policy, Field(description="When things go wrong.")] = Policy()
+    suspend: Annotated[
+        bool, Field(description="true: save, stop, and wait; false again: go on from there.")
+    ] = False
+
+
+_NAME_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_QualifiedName = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_NAME_PART}$", max_length=253 + 1 + 63
+    ),
+]
+_LabelValue = Annotated[str, StringConstraints(pattern=rf"^({_NAME_PART})?$", max_length=63)]
+
+
+class ObjectMeta(Contract):
+    """The part of Kubernetes' ObjectMeta that a manifest and the core need."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=253)]
+    namespace: Annotated[
+        str, StringConstraints(pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)
+    ] = "default"
+    uid: Annotated[str, StringConstraints(max_length=63)] = ""
+    generation: int = 1
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    labels: dict[_QualifiedName, _LabelValue] = Field(default_factory=dict)
+    annotations: dict[_QualifiedName, str] = Field(default_factory=dict)
+
+
+_FROZEN_BLOCKS = ("task", "model", "dataset", "training", "deepspeed", "checkpoint", "evaluation")
+_NOT_ADMITTED = (
+    "!has(oldSelf.status) || !has(oldSelf.status.conditions) || "
+    "!oldSelf.status.conditions.exists(c, c.type == 'Admitted' && c.status == 'True')"
+)
+
+
+@rules(
+    Cel(
+        "self.metadata.name.size() <= 40 && "
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+        "metadata.name must be at most 40 characters of a-z, 0-9 and '-', start with a letter and "
+        "end with a letter or digit, so that the names of its pods and Services are valid",
+    ),
+    Cel(
+        f"{_NOT_ADMITTED} || ("
+        + " && ".join(f"self.spec.{block} == oldSelf.spec.{block}" for block in _FROZEN_BLOCKS)
+        + ")",
+        "an admitted job's spec is immutable, except suspend, budget, policy and (while suspended) "
+        "compute.workers: create a new job instead",
+    ),
+    Cel(
+        f"{_NOT_ADMITTED} || (self.spec.compute.gpusPerWorker == oldSelf.spec.compute.gpusPerWorker"
+        " && has(self.spec.compute.gpuType) == has(oldSelf.spec.compute.gpuType)"
+        " && (!has(self.spec.compute.gpuType)"
+        " || self.spec.compute.gpuType == oldSelf.spec.compute.gpuType)"
+        " && (self.spec.compute.workers == oldSelf.spec.compute.workers || oldSelf.spec.suspend))",
+        "compute is immutable once the job is admitted; compute.workers may change while "
+        "spec.suspend is true",
+    ),
+    Cel(
+        "!has(oldSelf.status) || has(self.status)",
+        "status can't be taken away: its attempt number would start anew",
+    ),
+)
+class FineTuneJob(Contract):
+    """One fine-tune, from data to verdict."""
+
+    api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION
+    kind: Literal["FineTuneJob"] = "FineTuneJob"
+    metadata: ObjectMeta
+    spec: FineTuneJobSpec
+    status: JobStatus | None = None
+
+
+KIND = Kind(
+    kind="FineTuneJob",
+    plural="finetunejobs",
+    singular="finetunejob",
+    scope="Namespaced",
+    short_names=("ftj",),
+    columns=(
+        PrinterColumn("Phase", "string", ".status.phase"),
+        PrinterColumn("Progress", "string", ".status.progress.percent"),
+        PrinterColumn("ETA", "string", ".status.progress.eta"),
+        PrinterColumn("Loss", "number", ".status.progress.loss"),
+        PrinterColumn("Cost", "string", ".status.cost.display"),
+        PrinterColumn("Attempt", "integer", ".status.attempt"),
+        PrinterColumn("Reason", "string", ".status.reason"),
+        PrinterColumn("Age", "date", ".metadata.creationTimestamp"),
+    ),
+)

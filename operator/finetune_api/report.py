@@ -1,0 +1,402 @@
+"""What the trainer tells the operator: progress, the end of a pod, and the reports.
+
+Nothing in here moves money: that is counted from what the API server (or the local engine) says
+about the pod itself.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.markers import Contract, Digest, Label, ShortText, Text, Timestamp
+
+REPORT_VERSION = 1
+TERMINATION_LIMIT_BYTES = 4096
+"""The kubelet keeps only the tail of a longer message, and JSON would lose its head."""
+
+
+class ExitCode(IntEnum):
+    """How a trainer process ends. Others are the kernel's (128 + signal)."""
+
+    DONE = 0
+    USAGE = 64
+    DATA = 65
+    INTERNAL = 70
+    DEVICE_OUT_OF_MEMORY = 71
+    STORAGE = 74
+    STOPPED = 75
+
+
+EXIT_MEANING: dict[ExitCode, str] = {
+    ExitCode.DONE: "Done.",
+    ExitCode.USAGE: "The run or the environment is not usable: the manifest must be mended.",
+    ExitCode.DATA: "The data are not usable: the message names file, row and fix.",
+    ExitCode.INTERNAL: "A fault of the trainer itself.",
+    ExitCode.DEVICE_OUT_OF_MEMORY: "The accelerator's memory did not suffice.",
+    ExitCode.STORAGE: "A volume or an object store could not be read or written.",
+    ExitCode.STOPPED: "Stopped on request, with a complete checkpoint.",
+}
+
+
+class Step(StrEnum):
+    """The three steps of a job, each with attempts of its own kind."""
+
+    PREPARE = "prepare"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+class FailureClass(StrEnum):
+    """Why an attempt failed; decides what happens next."""
+
+    USER_ERROR = "UserError"
+    DATA_ERROR = "DataError"
+    HOST_OOM = "HostOOM"
+    DEVICE_OOM = "DeviceOOM"
+    COLLECTIVE_HANG = "CollectiveHang"
+    STORAGE = "Storage"
+    NODE_FAULT = "NodeFault"
+    PREEMPTED = "Preempted"
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL = "ImagePull"
+    STALLED = "Stalled"
+    UNKNOWN = "Unknown"
+
+
+class Interval(Contract):
+    """A value with its 95 % interval."""
+
+    value: float
+    """The estimate."""
+    low: float | None = None
+    """Lower end of its 95 % interval."""
+    high: float | None = None
+    """Upper end of its 95 % interval."""
+
+
+class CurvePoint(Contract):
+    """A point of the loss curve; ``select_loss`` where the select rows were scored."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimizer step."""
+    loss: float | None = None
+    """Training loss."""
+    select_loss: float | None = None
+    """Loss on the select rows."""
+
+
+class Marks(Contract):
+    """Moments of one attempt as its rank 0 saw them. They divide metered time into classes."""
+
+    started_at: Timestamp | None = None
+    """When the process began."""
+    first_step_at: Timestamp | None = None
+    """When the first step was done."""
+    last_step_at: Timestamp | None = None
+    """When the newest step was done."""
+    resumed_from_step: Annotated[int, Field(ge=0)] = 0
+    """The step of the checkpoint that it began from; 0 is none."""
+    resumed_from_attempt: Annotated[
+        int | None, Field(ge=1, description="The attempt that wrote the checkpoint resumed from.")
+    ] = None
+    last_step: Annotated[int, Field(ge=0)] = 0
+    """The newest step done."""
+    checkpoint_step: Annotated[
+        int | None, Field(ge=0, description="Step of the newest complete checkpoint.")
+    ] = None
+    checkpoint_at: Timestamp | None = None
+    """When the newest complete checkpoint was written."""
+    checkpoint_milliseconds: Annotated[
+        int, Field(ge=0, description="Time spent saving, all checkpoints of this attempt.")
+    ] = 0
+    evaluation_milliseconds: Annotated[
+        int, Field(ge=0, description="Time spent scoring the select rows.")
+    ] = 0
+
+
+class Progress(Contract):
+    """The reply of rank 0 at ``/progress``. Bounded, and named by pod, for addresses are reused."""
+
+    version: Literal[1] = 1
+    pod_uid: ShortText
+    attempt: Annotated[int, Field(ge=1)]
+    step: Annotated[int, Field(ge=0)]
+    total_steps: Annotated[int, Field(ge=0)]
+    loss: float | None = None
+    learning_rate: float | None = None
+    rows_per_second: float | None = None
+    tokens_per_second: float | None = None
+    seconds_per_step: Annotated[
+        float | None, Field(description="Median of recent steps, without saving and evaluation.")
+    ] = None
+    seconds_per_checkpoint: float | None = None
+    seconds_per_evaluation: float | None = None
+    remaining_checkpoints: Annotated[int, Field(ge=0)] = 0
+    remaining_evaluations: Annotated[int, Field(ge=0)] = 0
+    stage: Annotated[
+        Label, Field(description="What the process is doing: loading, training, saving, …")
+    ] = "loading"
+    curve: Annotated[tuple[CurvePoint, ...], Field(max_length=60)] = ()
+    marks: Marks = Marks()
+
+
+class Failure(Contract):
+    """The first rank that failed, and why."""
+
+    failure_class: FailureClass
+    message: Text
+    rank: int | None = None
+    traceback: Annotated[str, Field(max_length=2400, description="The last lines, for people.")] = (
+        ""
+    )
+
+
+class ReportRef(Contract):
+    """Where a full report lies in the workspace, and its digest."""
+
+    path: ShortText
+    digest: Digest
+
+
+class TrainResult(Contract):
+    """What training ended with."""
+
+    steps: Annotated[int, Field(ge=0)]
+    best_step: Annotated[int, Field(ge=0)]
+    best_select_loss: float
+    final_loss: float | None = None
+    checkpoint: Annotated[ShortText, Field(description="The best checkpoint, in the workspace.")]
+
+
+class Termination(Contract):
+    """The message a pod leaves behind, at most 4 KiB of JSON."""
+
+    version: Literal[1] = 1
+    step: Step
+    attempt: Annotated[int, Field(ge=1)]
+    worker: Annotated[int, Field(ge=0)]
+    exit_code: int
+    failure: Failure | None = None
+    marks: Marks = Marks()
+    train: TrainResult | None = None
+    report: Annotated[
+        ReportRef | None, Field(description="prepare: the PrepareReport; evaluate: the Evaluation.")
+    ] = None
+
+
+class CountedReason(Contract):
+    """Rows that a cleaning step changed or took out, with a few of their numbers."""
+
+    step: Label
+    """The cleaning step."""
+    rows: Annotated[int, Field(ge=0)]
+    """Rows that it touched."""
+    dropped: bool
+    """Whether it took them out."""
+    examples: Annotated[
+        tuple[ShortText, ...], Field(max_length=10, description="Row ids, never their text.")
+    ] = ()
+
+
+class ClassCount(Contract):
+    """Rows of one class in each role."""
+
+    label: ShortText
+    """The class."""
+    train: Annotated[int, Field(ge=0)]
+    """Rows that train."""
+    select: Annotated[int, Field(ge=0)]
+    """Rows that choose the checkpoint."""
+    test: Annotated[int, Field(ge=0)]
+    """Rows that only evaluation sees."""
+
+
+class TokenStatistics(Contract):
+    """Lengths of the tokenized training rows, before they are cut."""
+
+    sum: int
+    """Tokens of all rows."""
+    min: int
+    """Tokens of the shortest row."""
+    max: int
+    """Tokens of the longest row."""
+    mean: float
+    """Mean tokens per row."""
+    median: float
+    """Median tokens per row."""
+    p95: float
+    """Tokens that 95 % of the rows don't exceed."""
+    truncated_rows: int
+    """Rows cut at training.maxLength."""
+    truncated_examples: Annotated[tuple[ShortText, ...], Field(max_length=10)] = ()
+    """Ids of some of them."""
+
+
+class DataReport(Contract):
+    """What became of the rows: read, changed, dropped, split."""
+
+    read_rows: Annotated[int, Field(ge=0)]
+    """Rows in the source."""
+    kept_rows: Annotated[int, Field(ge=0)]
+    """Rows left after cleaning."""
+    train_rows: Annotated[int, Field(ge=0)]
+    """Rows that train."""
+    select_rows: Annotated[int, Field(ge=0)]
+    """Rows that choose the checkpoint."""
+    test_rows: Annotated[int, Field(ge=0)]
+    """Rows that only evaluation sees."""
+    cleaning: Annotated[tuple[CountedReason, ...], Field(max_length=30)] = ()
+    """What each cleaning step did."""
+    classes: Annotated[tuple[ClassCount, ...], Field(max_length=200)] = ()
+    """Rows of each class in each role."""
+    tokens: TokenStatistics | None = None
+    data_digest: Annotated[Digest, Field(description="Of the source bytes.")]
+    split_digest: Annotated[Digest, Field(description="Of row ids and roles.")]
+
+
+class ModelFacts(Contract):
+    """What the footprint needs to know of a model; read without building its weights."""
+
+    architecture: ShortText
+    """Name of the model's class."""
+    model_type: Label
+    """The model's family."""
+    parameters: Annotated[int, Field(ge=1)]
+    """Weights in all."""
+    trainable_parameters: Annotated[int, Field(ge=1)]
+    """Weights that training changes."""
+    layers: Annotated[int, Field(ge=1)]
+    """Transformer blocks."""
+    hidden_size: Annotated[int, Field(ge=1)]
+    """Width of the residual stream."""
+    intermediate_size: Annotated[int, Field(ge=1)]
+    """Width of the feed-forward layers."""
+    attention_heads: Annotated[int, Field(ge=1)]
+    """Attention heads per block."""
+    vocabulary: Annotated[int, Field(ge=1)]
+    """Tokens that it knows."""
+    max_positions: Annotated[int | None, Field(ge=1)] = None
+    """Longest input, in tokens."""
+    classes: Annotated[int, Field(ge=1)]
+    """Outputs of the head."""
+
+
+class BaselineFit(Contract):
+    """A conventional baseline as it was fitted: what cross-validation chose, and how it did."""
+
+    name: Label
+    settings: Annotated[dict[str, str], Field(max_length=10)] = Field(default_factory=dict)
+    cross_validated_accuracy: float | None = None
+    select_accuracy: float | None = None
+
+
+class PrepareReport(Contract):
+    """The prepare step's whole result."""
+
+    version: Literal[1] = 1
+    data: DataReport
+    model: ModelFacts
+    labels: Annotated[tuple[ShortText, ...], Field(max_length=200)]
+    baselines: Annotated[tuple[BaselineFit, ...], Field(max_length=10)] = ()
+
+
+class ClassScores(Contract):
+    """One class on the test rows."""
+
+    label: ShortText
+    """The class."""
+    precision: float
+    """Share of the rows called so that are so."""
+    recall: float
+    """Share of the rows that are so and are called so."""
+    f1: float
+    """Harmonic mean of precision and recall."""
+    support: Annotated[int, Field(ge=0)]
+    """Test rows of the class."""
+
+
+class BaselineScores(Contract):
+    """A baseline on the same test rows, and the model against it, paired by row."""
+
+    name: Label
+    """The baseline."""
+    accuracy: Interval
+    macro_f1: Interval
+    error_reduction: Annotated[
+        Interval | None,
+        Field(
+            description="Share of the baseline's errors that the model doesn't make; unset "
+            "where the baseline makes none."
+        ),
+    ] = None
+
+
+class GateResult(Contract):
+    """One requirement, and how it went."""
+
+    name: Label
+    """The requirement's name."""
+    metric: Label
+    """What was measured."""
+    against: Annotated[
+        Label | None, Field(description="The baseline that errorReduction is measured against.")
+    ] = None
+    bound: Label
+    """The value itself, or its interval's lower end."""
+    required: float
+    """The least that passes."""
+    measured: Annotated[float | None, Field(description="Unset where the figure is undefined.")] = (
+        None
+    )
+    passed: bool
+    """Whether it holds."""
+
+
+class Metrics(Contract):
+    """The model on the test rows."""
+
+    accuracy: Interval
+    balanced_accuracy: Interval
+    macro_f1: Interval
+    mcc: Interval
+    loss: Annotated[float, Field(description="Mean negative log-likelihood, nats.")]
+    expected_calibration_error: Annotated[
+        float, Field(description="15 bins of equal mass over the top probability.")
+    ]
+    brier: float
+    """Mean squared error of the probabilities (Brier score)."""
+
+
+class EvaluationReport(Contract):
+    """The evaluate step's whole result; lies beside the model."""
+
+    version: Literal[1] = 1
+    inputs_digest: Annotated[
+        Digest,
+        Field(
+            description="Of the run, the checkpoint's manifest and the split: with the same ones, "
+            "the stored report is served again."
+        ),
+    ]
+    test_rows: Annotated[int, Field(ge=1)]
+    checkpoint_step: Annotated[int, Field(ge=0)]
+    split_digest: Digest
+    labels: Annotated[tuple[ShortText, ...], Field(max_length=200)]
+    metrics: Metrics
+    per_class: Annotated[tuple[ClassScores, ...], Field(max_length=200)]
+    confusion_matrix: Annotated[
+        tuple[tuple[int, ...], ...],
+        Field(description="Rows: the true class; columns: the predicted one."),
+    ]
+    baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)]
+    gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()
+    passed: bool
+    resamples: Annotated[int, Field(ge=1)]
+    interval_unit: Annotated[
+        Label, Field(description="What is resampled: row, or the group column.")
+    ] = "row"
+    predictions: Annotated[ReportRef, Field(description="Per-row predictions (Parquet).")]
+    model: Annotated[
+        ReportRef | None, Field(description="The exported model; its digest is of its manifest.")
+    ] = None
