@@ -1,0 +1,1 @@
+"""Pure: ``Observed`` to ``Decision``. No await, no clock, no client, no randomness."""

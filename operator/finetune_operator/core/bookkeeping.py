@@ -1,0 +1,128 @@
+"""The records of a look: what is metered, what is sealed, what is settled. Called by reconcile.
+
+Records are written when they are opened, when a pod is bound (its price is copied then), sealed and
+settled; in between they are computed anew from the pods at each look, so that nothing is counted up
+and nothing can be counted twice.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.status import AttemptStatus, JobStatus
+from finetune_api.usage import CopiedRate, UsageRecord
+from finetune_operator.core.decision import Action, ForgetGang, WriteRecord
+from finetune_operator.core.observed import Observed
+from finetune_operator.core.settle import kept_share
+from finetune_operator.core.situation import marks_of
+from finetune_operator.cost.ledger import device_seconds, lost_device_seconds
+from finetune_operator.cost.records import meter, open_record, record_name, seal, settle_lost
+
+
+@dataclass(frozen=True, kw_only=True)
+class Books:
+    """All records of the job as of now, and what is to be written or let go of."""
+
+    records: tuple[UsageRecord, ...]
+    actions: tuple[Action, ...] = ()
+
+
+def keep_books(observed: Observed, status: JobStatus, now: datetime) -> Books:
+    """Meter what runs, seal what has ended, settle what is known to be lost."""
+    stored = {record.metadata.name: record for record in observed.records}
+    rows = {row.number: row for row in status.attempts}
+    numbers = sorted({*rows, *(record.spec.attempt for record in observed.records)})
+    records: list[UsageRecord] = []
+    actions: list[Action] = []
+    for number in numbers:
+        row = rows.get(number)
+        name = record_name(observed.job.metadata.uid, number)
+        before = stored.get(name)
+        if before is None and row is None:
+            continue
+        after = _metered(observed, status, row, before, number, now)
+        records.append(after)
+        if before is not None and _says_more(before, after):
+            actions.append(WriteRecord(record=after))
+        elif before is not None and before.spec.sealed and row is not None:
+            actions += _let_go(observed, row)
+    return Books(records=tuple(records), actions=tuple(actions))
+
+
+def _says_more(before: UsageRecord, after: UsageRecord) -> bool:
+    """Whether a record is due: sealed or settled anew, or a pod was bound and its price copied.
+
+    What only grows with time is not written; it is computed anew from the pods.
+    """
+    if after.spec.sealed:
+        return after != before
+    return _bound(after) != _bound(before)
+
+
+def _bound(record: UsageRecord) -> list[tuple[str, int, str, CopiedRate | None]]:
+    return [(e.pod_uid, e.segment, e.since, e.rate) for e in record.spec.entries]
+
+
+def _metered(
+    observed: Observed,
+    status: JobStatus,
+    row: AttemptStatus | None,
+    before: UsageRecord | None,
+    number: int,
+    now: datetime,
+) -> UsageRecord:
+    if before is None:
+        if row is None:
+            raise ValueError(f"attempt {number} has neither a row nor a record")
+        before = open_record(observed.job, row.step, number, observed.engine.records_namespace)
+    record = before
+    if not record.spec.sealed and row is not None:
+        pods = tuple(pod for pod in observed.pods if pod.attempt == number)
+        marks = marks_of(observed, row)
+        split = status.data.split_digest if status.data else None
+        stall = observed.job.spec.policy.stall_timeout_seconds
+        cards = observed.rate_cards
+        record = meter(record, pods, marks, cards, now, split_digest=split, stall_seconds=stall)
+        if row.state == "Ended":
+            record = seal(record, pods, marks, cards, now, stall_seconds=stall)
+    if record.spec.sealed and not record.spec.lost_settled and row is not None:
+        kept = kept_share(row, status)
+        if kept is not None:
+            record = settle_lost(record, kept)
+    return record
+
+
+def _let_go(observed: Observed, row: AttemptStatus) -> tuple[Action, ...]:
+    if row.state == "Ended" and any(pod.attempt == row.number for pod in observed.pods):
+        return (ForgetGang(step=row.step, attempt=row.number),)
+    return ()
+
+
+def with_use(status: JobStatus, records: tuple[UsageRecord, ...]) -> JobStatus:
+    """The status with each attempt's device-seconds, from its record."""
+    use = {
+        record.spec.attempt: (device_seconds(record), lost_device_seconds(record))
+        for record in records
+    }
+    attempts = tuple(
+        row.model_copy(
+            update={
+                "device_seconds": use[row.number][0],
+                "lost_device_seconds": use[row.number][1],
+            }
+        )
+        if row.number in use
+        else row
+        for row in status.attempts
+    )
+    return status.model_copy(update={"attempts": attempts})
+
+
+def currency_of(observed: Observed, records: tuple[UsageRecord, ...]) -> str:
+    """The currency that the job is counted in: of what was priced, of the rates, of the limit."""
+    for record in records:
+        for entry in record.spec.entries:
+            if entry.rate is not None:
+                return entry.rate.currency
+    for card in observed.rate_cards:
+        return card.spec.currency
+    return observed.job.spec.budget.currency

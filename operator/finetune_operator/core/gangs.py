@@ -1,0 +1,154 @@
+"""The straight way of a job's gangs: create, persist, release, stop. Called by reconcile.
+
+Each look does at most one of these, and the next relies only on what it reads back: an attempt's
+number and its open record are durable before its pods may run (design.md §6).
+"""
+
+from dataclasses import dataclass
+
+from finetune_api.report import Step
+from finetune_api.status import AttemptStatus, JobStatus
+from finetune_api.times import format_time
+from finetune_operator.core.decision import (
+    Action,
+    CreateGang,
+    Event,
+    ReleaseGang,
+    StopGang,
+    WriteRecord,
+)
+from finetune_operator.core.resolve import gang_of, resolved_for_next, run_for
+from finetune_operator.core.situation import Finding, Situation, Verdict, marks_of
+from finetune_operator.cost.pods import PodView
+from finetune_operator.cost.records import open_record, record_name
+
+_STOPPING_VERDICTS = frozenset(
+    {Verdict.FAIL, Verdict.SUSPEND, Verdict.END_ATTEMPT, Verdict.REST, Verdict.COMPLETE}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangStep:
+    """What the gangs need next: the status with its attempts, and actions."""
+
+    status: JobStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    busy: bool = False
+    """Something of it is on the way: look again soon."""
+
+
+def advance(situation: Situation, finding: Finding | None) -> GangStep:
+    """Take the next step with the running attempt, or towards the next one."""
+    attempt = situation.running
+    if attempt is not None:
+        return _with_running(situation, attempt, finding)
+    if finding is not None:
+        return GangStep(status=situation.status)
+    return _towards_next(situation)
+
+
+def _with_running(
+    situation: Situation, attempt: AttemptStatus, finding: Finding | None
+) -> GangStep:
+    pods = situation.pods_of(attempt.number)
+    if finding is not None and finding.verdict in _STOPPING_VERDICTS:
+        return _stop(situation, attempt, pods, finding)
+    if attempt.state == "Starting" and not any(pod.released for pod in pods):
+        if finding is not None or not _persisted(situation, attempt):
+            return GangStep(status=situation.status, busy=finding is None)
+        release = ReleaseGang(step=attempt.step, attempt=attempt.number)
+        return GangStep(status=situation.status, actions=(release,), busy=True)
+    return _observe(situation, attempt, pods)
+
+
+def _stop(
+    situation: Situation, attempt: AttemptStatus, pods: tuple[PodView, ...], finding: Finding
+) -> GangStep:
+    grace = situation.observed.job.spec.policy.grace_period_seconds
+    stop = StopGang(
+        step=attempt.step, attempt=attempt.number, grace_seconds=grace, reason=finding.message
+    )
+    actions = (stop,) if any(pod.live and not pod.stopping for pod in pods) else ()
+    if attempt.state == "Stopping":
+        return GangStep(status=situation.status, actions=actions, busy=True)
+    row = attempt.model_copy(
+        update={
+            "state": "Stopping",
+            "reason": str(finding.reason) or None,
+            "marks": marks_of(situation.observed, attempt),
+        }
+    )
+    event = Event(kind="Normal", reason="Stopping", message=finding.message)
+    return GangStep(
+        status=_with_row(situation.status, row), actions=actions, events=(event,), busy=True
+    )
+
+
+def _persisted(situation: Situation, attempt: AttemptStatus) -> bool:
+    """Whether the attempt and its record were read back, not only meant to be written."""
+    before = situation.observed.job.status
+    name = record_name(situation.observed.job.metadata.uid, attempt.number)
+    return (
+        before is not None
+        and before.attempt >= attempt.number
+        and any(record.metadata.name == name for record in situation.observed.records)
+    )
+
+
+def _observe(situation: Situation, attempt: AttemptStatus, pods: tuple[PodView, ...]) -> GangStep:
+    """Note what a running attempt shows of itself."""
+    update: dict[str, object] = {"marks": marks_of(situation.observed, attempt)}
+    events: tuple[Event, ...] = ()
+    starts = [pod.started_at for pod in pods if pod.started_at is not None]
+    if attempt.state == "Starting" and len(starts) == len(pods) and pods:
+        update |= {"state": "Running", "start_time": format_time(min(starts))}
+        nodes = {pod.placement.node for pod in pods if pod.placement}
+        events = (
+            Event(
+                kind="Normal",
+                reason="Started",
+                message=f"Attempt {attempt.number} ({attempt.step}) runs with {len(pods)} "
+                f"worker(s) on {', '.join(sorted(nodes))}.",
+            ),
+        )
+    row = attempt.model_copy(update=update)
+    return GangStep(status=_with_row(situation.status, row), events=events, busy=not starts)
+
+
+def _towards_next(situation: Situation) -> GangStep:
+    status, observed = situation.status, situation.observed
+    step = next((step for step in Step if not situation.completed(step)), None)
+    if step is None:
+        return GangStep(status=status)
+    if situation.live_pods:
+        return GangStep(status=status, busy=True)
+    number = status.attempt + 1
+    resolved = resolved_for_next(status)
+    pods = situation.pods_of(number)
+    if len(pods) < gang_of(step, resolved).workers:
+        run = run_for(observed.job, step, resolved, status.best_checkpoint)
+        create = CreateGang(step=step, attempt=number, run=run)
+        return GangStep(status=status, actions=(create,), busy=True)
+    row = AttemptStatus(number=number, step=step)
+    record = open_record(observed.job, step, number, observed.engine.records_namespace)
+    return GangStep(
+        status=status.model_copy(
+            update={
+                "attempt": number,
+                "attempts": (*status.attempts, row)[-10:],
+                "resolved": resolved,
+                "retry_time": None,
+            }
+        ),
+        actions=(WriteRecord(record=record),),
+        busy=True,
+    )
+
+
+def _with_row(status: JobStatus, row: AttemptStatus) -> JobStatus:
+    return status.model_copy(
+        update={
+            "attempts": tuple(row if old.number == row.number else old for old in status.attempts)
+        }
+    )

@@ -1,0 +1,279 @@
+"""Taking in what has ended: an attempt's outcome, its results, its record. Called by reconcile.
+
+An attempt is taken in within one status write, so that a failure is charged once and a result is
+noted once, whatever dies in between.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.phases import ConditionType, Reason
+from finetune_api.report import (
+    CurvePoint,
+    EvaluationReport,
+    FailureClass,
+    Interval,
+    PrepareReport,
+    ReportRef,
+    Step,
+    TrainResult,
+)
+from finetune_api.run import LAYOUT
+from finetune_api.status import (
+    Artifact,
+    AttemptStatus,
+    EvaluationStatus,
+    JobStatus,
+    ProgressStatus,
+)
+from finetune_api.times import format_time
+from finetune_operator.core.classify import COMPLETED, Outcome, classify
+from finetune_operator.core.conditions import with_condition
+from finetune_operator.core.decision import Event
+from finetune_operator.core.failures import RESPONSES, Response, retry_delay
+from finetune_operator.core.observed import Observed
+from finetune_operator.core.situation import marks_of
+from finetune_operator.cost.pods import PodView
+
+_INLINE_CLASSES = 20
+_INLINE_MATRIX = 10
+_CURVE_POINTS = 60
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """A status that knows of what has ended, and what to tell of it."""
+
+    status: JobStatus
+    ended: AttemptStatus | None = None
+    events: tuple[Event, ...] = ()
+
+
+def take_in(observed: Observed, status: JobStatus, now: datetime) -> Intake:
+    """Take in the running attempt, if all its pods have ended (or are gone)."""
+    attempt = status.attempts[-1] if status.attempts else None
+    if attempt is None or attempt.state == "Ended":
+        return Intake(status=status)
+    pods = tuple(pod for pod in observed.pods if pod.attempt == attempt.number)
+    if any(pod.live for pod in pods):
+        return Intake(status=status)
+    outcome = classify(attempt.step, pods, attempt.reason)
+    if outcome.reason == COMPLETED:
+        absorbed = _absorb(observed, status, attempt.step, pods, now)
+        if isinstance(absorbed, Outcome):
+            outcome = absorbed
+        else:
+            status = absorbed
+    ended = _ended_row(observed, attempt, pods, outcome, now)
+    status = _after_failure(status, outcome, now)
+    status = status.model_copy(update={"attempts": (*status.attempts[:-1], ended)})
+    told = f"Attempt {ended.number} ({ended.step}): {outcome.message}"
+    return Intake(
+        status=status,
+        ended=ended,
+        events=(
+            Event(
+                kind="Warning" if outcome.failure else "Normal",
+                reason=str(outcome.reason),
+                message=told,
+            ),
+        ),
+    )
+
+
+def _ended_row(
+    observed: Observed,
+    attempt: AttemptStatus,
+    pods: tuple[PodView, ...],
+    outcome: Outcome,
+    now: datetime,
+) -> AttemptStatus:
+    ends = [pod.finished_at for pod in pods if pod.finished_at is not None]
+    message = outcome.message
+    if outcome.traceback:
+        message = f"{message}\n{outcome.traceback}"[:1024]
+    return attempt.model_copy(
+        update={
+            "state": "Ended",
+            "end_time": format_time(max(ends) if ends else now),
+            "reason": str(outcome.reason),
+            "message": message,
+            "charged": outcome.failure is not None
+            and RESPONSES[outcome.failure] is Response.RETRY_CHARGED,
+            "rank": outcome.rank,
+            "node": outcome.node,
+            "marks": marks_of(observed, attempt),
+        }
+    )
+
+
+def _after_failure(status: JobStatus, outcome: Outcome, now: datetime) -> JobStatus:
+    """Charge the failure and set when to try again."""
+    if outcome.failure is None:
+        return status.model_copy(update={"retry_time": None})
+    response = RESPONSES[outcome.failure]
+    charged = status.charged_failures + (response is Response.RETRY_CHARGED)
+    return status.model_copy(
+        update={
+            "charged_failures": charged,
+            "retry_time": format_time(now + retry_delay(charged)),
+        }
+    )
+
+
+def _absorb(
+    observed: Observed,
+    status: JobStatus,
+    step: Step,
+    pods: tuple[PodView, ...],
+    now: datetime,
+) -> JobStatus | Outcome:
+    """The status with a completed step's results, or a failure if they can't be read."""
+    told = min(pods, key=lambda pod: pod.worker).termination
+    if told is None:
+        return _unreadable(step, "its termination message is missing")
+    generation = observed.job.metadata.generation
+    if told.train is not None:
+        return _trained(status, told.train, now, generation)
+    ref = told.report
+    stored = next((report for report in observed.reports if report.ref == ref), None)
+    if ref is not None and stored is not None:
+        if step is Step.PREPARE and stored.prepare is not None:
+            return _prepared(status, stored.prepare, now, generation)
+        if step is Step.EVALUATE and stored.evaluation is not None:
+            return _evaluated(status, stored.evaluation, ref, now, generation)
+    return _unreadable(step, f"its report {ref.path if ref else ''} can't be read")
+
+
+def _unreadable(step: Step, what: str) -> Outcome:
+    return Outcome(
+        reason=FailureClass.STORAGE,
+        message=f"{step.capitalize()} ended with 0, but {what}.",
+        failure=FailureClass.STORAGE,
+    )
+
+
+def _prepared(
+    status: JobStatus, report: PrepareReport, now: datetime, generation: int
+) -> JobStatus:
+    data = report.data
+    message = (
+        f"{data.kept_rows} of {data.read_rows} rows kept: {data.train_rows} train, "
+        f"{data.select_rows} select, {data.test_rows} test."
+    )
+    return status.model_copy(
+        update={
+            "data": data,
+            "model": report.model,
+            "labels": report.labels,
+            "conditions": with_condition(
+                status.conditions,
+                ConditionType.PREPARED,
+                "True",
+                Reason.PREPARED,
+                message,
+                now=now,
+                generation=generation,
+            ),
+        }
+    )
+
+
+def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: int) -> JobStatus:
+    message = (
+        f"{result.steps} steps; the best checkpoint is of step {result.best_step}, with loss "
+        f"{result.best_select_loss:.4f} on the select rows."
+    )
+    return status.model_copy(
+        update={
+            "best_checkpoint": result.checkpoint,
+            "progress": status.progress and _finished_curve(status.progress, result),
+            "conditions": with_condition(
+                status.conditions,
+                ConditionType.TRAINED,
+                "True",
+                Reason.TRAINED,
+                message,
+                now=now,
+                generation=generation,
+            ),
+        }
+    )
+
+
+def _finished_curve(progress: ProgressStatus, result: TrainResult) -> ProgressStatus:
+    """The curve with its end, which rank 0 may not have lived to serve."""
+    points = {point.step: point for point in progress.curve}
+    last = points.get(result.steps, CurvePoint(step=result.steps, loss=result.final_loss))
+    points[result.steps] = last
+    best = points.get(result.best_step, CurvePoint(step=result.best_step))
+    points[result.best_step] = best.model_copy(update={"select_loss": result.best_select_loss})
+    curve = [points[step] for step in sorted(points)]
+    surplus = max(0, len(curve) - _CURVE_POINTS)
+    loss = progress.loss if result.final_loss is None else result.final_loss
+    return progress.model_copy(update={"curve": (curve[0], *curve[1 + surplus :]), "loss": loss})
+
+
+def _evaluated(
+    status: JobStatus, report: EvaluationReport, ref: ReportRef, now: datetime, generation: int
+) -> JobStatus:
+    small = len(report.labels) <= _INLINE_MATRIX
+    evaluation = EvaluationStatus(
+        passed=report.passed,
+        test_rows=report.test_rows,
+        checkpoint_step=report.checkpoint_step,
+        metrics=report.metrics,
+        baselines=report.baselines,
+        gate=report.gate,
+        per_class=report.per_class[:_INLINE_CLASSES],
+        confusion_matrix=report.confusion_matrix if small else (),
+        report=ref.path,
+        report_digest=ref.digest,
+    )
+    return status.model_copy(
+        update={
+            "evaluation": evaluation,
+            "artifacts": _artifacts(report, ref),
+            "conditions": with_condition(
+                status.conditions,
+                ConditionType.EVALUATION_PASSED,
+                "True" if report.passed else "False",
+                Reason.GATE_PASSED if report.passed else Reason.GATE_FAILED,
+                verdict(report),
+                now=now,
+                generation=generation,
+            ),
+        }
+    )
+
+
+def verdict(report: EvaluationReport) -> str:
+    """The verdict in a sentence or two: the measure, then each requirement that doesn't hold."""
+    accuracy = report.metrics.accuracy
+    text = f"Accuracy {accuracy.value:.3f}{_span(accuracy)} on {report.test_rows} test rows."
+    for result in report.gate:
+        if not result.passed:
+            measured = "undefined" if result.measured is None else f"{result.measured:.4f}"
+            text += (
+                f" Gate {result.name}: {result.metric} ({result.bound}) is {measured}, required "
+                f"at least {result.required:g}."
+            )
+    return text
+
+
+def _span(interval: Interval) -> str:
+    if interval.low is None or interval.high is None:
+        return ""
+    return f" [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _artifacts(report: EvaluationReport, ref: ReportRef) -> tuple[Artifact, ...]:
+    artifacts = [
+        Artifact(name="evaluation", uri=ref.path, digest=ref.digest),
+        Artifact(name="predictions", uri=report.predictions.path, digest=report.predictions.digest),
+    ]
+    if report.model is not None:
+        artifacts.append(
+            Artifact(name="model", uri=str(LAYOUT.output_model), digest=report.model.digest)
+        )
+    return tuple(artifacts)

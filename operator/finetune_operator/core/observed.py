@@ -1,0 +1,72 @@
+"""Everything that a decision is made from, gathered by an engine in one look."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from finetune_api.job import FineTuneJob
+from finetune_api.ratecard import RateCard
+from finetune_api.report import EvaluationReport, PrepareReport, Progress, ReportRef
+from finetune_api.usage import UsageRecord
+from finetune_operator.cost.pods import Placement, PodView
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong with a manifest: where, what, and the fix."""
+
+    field: str
+    message: str
+    source: str = ""
+    """The file and line that it was read from, where that is known."""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.source, self.field, self.message) if part)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineFacts:
+    """What an engine can offer, and how it may map a gang.
+
+    ``max_ranks`` is None where the manifest's gang is taken as it is (a cluster).
+    """
+
+    device: Literal["cpu", "cuda"]
+    max_ranks: int | None = None
+    placement: Placement | None = None
+    """Where pods would be bound, where that is known before (a local run)."""
+    control_interval_seconds: float = 15.0
+    """The longest time between two looks at a running job."""
+    records_namespace: str = "default"
+    """Where usage records are kept: not with the job, for they outlive it."""
+    machine: str = ""
+    """For people: what the gang was mapped to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredReport:
+    """A full report that an engine has read and whose digest it has checked."""
+
+    ref: ReportRef
+    prepare: PrepareReport | None = None
+    evaluation: EvaluationReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """One look at one job."""
+
+    job: FineTuneJob
+    engine: EngineFacts
+    pods: tuple[PodView, ...] = ()
+    records: tuple[UsageRecord, ...] = ()
+    rate_cards: tuple[RateCard, ...] = ()
+    progress: Progress | None = None
+    """The newest that rank 0 of the running attempt said."""
+    progress_at: datetime | None = None
+    reports: tuple[StoredReport, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()
+    """What the schema's rules found in the manifest, all of it."""
+    interrupted: bool = False
+    """The person at a local run asked it to stop (Ctrl-C)."""
+    smoke: bool = False

@@ -1,0 +1,146 @@
+"""Where the job is, when it will be done, and what it costs: the figures of the status.
+
+Called by ``reconcile`` once the conditions stand.
+"""
+
+import math
+from datetime import datetime, timedelta
+
+from finetune_api.footprint import Shape, memory_per_rank
+from finetune_api.job import Precision
+from finetune_api.phases import TERMINAL, ConditionType
+from finetune_api.report import Progress, Step
+from finetune_api.run import Run, total_steps
+from finetune_api.status import AttemptStatus, Estimate, JobStatus, ProgressStatus
+from finetune_api.times import format_time
+from finetune_api.usage import UsageRecord
+from finetune_operator.core.bookkeeping import currency_of
+from finetune_operator.core.conditions import is_true
+from finetune_operator.core.observed import Observed
+from finetune_operator.core.resolve import run_for
+from finetune_operator.cost.forecast import Forecast, remaining, remaining_cost
+from finetune_operator.cost.ledger import burn_rate, cost_status, totals
+
+_MINUTE = 60
+_HOUR = 3600
+
+
+def with_progress(status: JobStatus, observed: Observed, now: datetime) -> JobStatus:
+    """The status with the newest progress and the estimate that follows from it."""
+    if status.resolved is None or status.data is None:
+        return status
+    run = run_for(observed.job, Step.TRAIN, status.resolved, None)
+    total = total_steps(run.training, status.data.train_rows)
+    live = live_progress(status, observed)
+    forecast = _forecast(status, live)
+    return status.model_copy(
+        update={
+            "progress": _progress(live, forecast, now) if live else _halted(status, total),
+            "estimate": _estimate(status, run, total, forecast),
+        }
+    )
+
+
+def with_cost(
+    status: JobStatus, observed: Observed, records: tuple[UsageRecord, ...], now: datetime
+) -> JobStatus:
+    """The status with what was used so far, and what it will come to."""
+    if not records:
+        return status
+    currency = currency_of(observed, records)
+    sums = totals(records, currency, now)
+    forecast = _forecast(status, live_progress(status, observed))
+    if forecast is None:
+        over = status.phase in TERMINAL
+        return status.model_copy(
+            update={"cost": cost_status(sums, sums.spent.amount if over else None)}
+        )
+    median, high = remaining_cost(forecast, burn_rate(records, currency).amount)
+    spent = sums.spent.amount
+    return status.model_copy(update={"cost": cost_status(sums, spent + median, spent + high)})
+
+
+def live_progress(status: JobStatus, observed: Observed) -> Progress | None:
+    """The progress of the training attempt that runs, if it has said any."""
+    row = _training_row(status)
+    told = observed.progress
+    return told if row is not None and told is not None and told.attempt == row.number else None
+
+
+def short_duration(seconds: float) -> str:
+    """A duration for a narrow column: 40s, 3m20s, 2h05m."""
+    whole = max(0, round(seconds))
+    if whole < _MINUTE:
+        return f"{whole}s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE}m{whole % _MINUTE:02d}s"
+    return f"{whole // _HOUR}h{whole % _HOUR // _MINUTE:02d}m"
+
+
+def _training_row(status: JobStatus) -> AttemptStatus | None:
+    row = status.attempts[-1] if status.attempts else None
+    if row is None or row.state == "Ended" or row.step is not Step.TRAIN:
+        return None
+    return row
+
+
+def _forecast(status: JobStatus, live: Progress | None) -> Forecast | None:
+    if live is None:
+        return None
+    return remaining(live, total_steps=live.total_steps, failures=status.charged_failures)
+
+
+def _progress(live: Progress, forecast: Forecast | None, now: datetime) -> ProgressStatus:
+    ratio = live.step / live.total_steps if live.total_steps else 0.0
+    done_at = now + timedelta(seconds=forecast.seconds_p50) if forecast else None
+    return ProgressStatus(
+        step=live.step,
+        total_steps=live.total_steps,
+        percent=f"{math.floor(ratio * 100)}%",
+        eta=short_duration(forecast.seconds_p50) if forecast else None,
+        estimated_completion_time=format_time(done_at) if done_at else None,
+        loss=live.loss,
+        rows_per_second=live.rows_per_second,
+        tokens_per_second=live.tokens_per_second,
+        curve=live.curve,
+    )
+
+
+def _halted(status: JobStatus, total: int) -> ProgressStatus | None:
+    if status.progress is None:
+        return None
+    # What rank 0 last told may be of a time when it had not counted its steps yet.
+    update: dict[str, object] = {
+        "eta": None,
+        "estimated_completion_time": None,
+        "total_steps": total,
+    }
+    if is_true(status.conditions, ConditionType.TRAINED):
+        update |= {"step": total, "percent": "100%"}
+    return status.progress.model_copy(update=update)
+
+
+def _estimate(status: JobStatus, run: Run, total: int, forecast: Forecast | None) -> Estimate:
+    trained = is_true(status.conditions, ConditionType.TRAINED)
+    median = math.ceil(forecast.seconds_p50) if forecast else None
+    high = math.ceil(forecast.seconds_p90) if forecast else None
+    return Estimate(
+        total_steps=total,
+        memory_bytes_per_rank=_memory(status, run),
+        remaining_seconds_p50=0 if trained else median,
+        remaining_seconds_p90=0 if trained else high,
+    )
+
+
+def _memory(status: JobStatus, run: Run) -> int | None:
+    if status.model is None:
+        return None
+    precision = run.training.precision
+    shape = Shape(
+        zero_stage=run.training.zero_stage,
+        world_size=run.gang.world_size,
+        precision=Precision.BF16 if precision is Precision.AUTO else precision,
+        micro_batch_size=run.training.micro_batch_size,
+        sequence_length=run.training.max_length,
+    )
+    return memory_per_rank(status.model, shape).total

@@ -1,0 +1,28 @@
+"""One rule, one file, in the order in which ``reconcile`` asks them. The first finding decides."""
+
+from finetune_operator.core.policies.backoff import backoff
+from finetune_operator.core.policies.budget import budget
+from finetune_operator.core.policies.deadline import deadline
+from finetune_operator.core.policies.deletion import deletion
+from finetune_operator.core.policies.finished import finished
+from finetune_operator.core.policies.gang import gang
+from finetune_operator.core.policies.outcome import outcome
+from finetune_operator.core.policies.pricing import pricing
+from finetune_operator.core.policies.stall import stall
+from finetune_operator.core.policies.suspension import suspension
+from finetune_operator.core.policies.validity import validity
+from finetune_operator.core.situation import Policy
+
+POLICIES: tuple[Policy, ...] = (
+    finished,
+    deletion,
+    outcome,
+    validity,
+    pricing,
+    suspension,
+    budget,
+    deadline,
+    gang,
+    stall,
+    backoff,
+)

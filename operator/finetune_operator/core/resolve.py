@@ -1,0 +1,184 @@
+"""What is decided once per job: the gang on this engine, the batch split, the recipe, and runs.
+
+The global batch is the manifest's in every case; only how it is split over ranks follows from the
+machine, so that results don't depend on it.
+"""
+
+from dataclasses import dataclass
+
+from finetune_api.digests import spec_digest
+from finetune_api.job import FineTuneJob, Precision
+from finetune_api.report import FailureClass, Step
+from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
+from finetune_api.status import JobStatus, Resolved
+from finetune_api.usage import JobReference
+from finetune_operator.core.observed import EngineFacts
+
+_RECIPE_LEARNING_RATE = 3e-5
+_RECIPE_EPOCHS = 3.0
+_SMOKE_BATCHES_OF_ROWS = 2 * SMOKE_STEPS
+_SMOKE_NOTE = f"a smoke run: {SMOKE_STEPS} steps on a sample, the gate is not applied"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How one rank works through its share of the global batch."""
+
+    micro_batch_size: int
+    accumulation_steps: int
+
+
+def plan_batch(global_batch_size: int, ranks: int, max_micro_batch_size: int) -> BatchPlan:
+    """The largest micro-batch that divides a rank's share and is no larger than allowed.
+
+    Raises
+    ------
+    ValueError
+        If the global batch can't be divided over the ranks.
+    """
+    share, rest = divmod(global_batch_size, ranks)
+    if rest or share == 0:
+        raise ValueError(
+            f"training.globalBatchSize {global_batch_size} can't be divided over {ranks} ranks"
+        )
+    micro = max(
+        size for size in range(1, min(share, max_micro_batch_size) + 1) if share % size == 0
+    )
+    return BatchPlan(micro_batch_size=micro, accumulation_steps=share // micro)
+
+
+def map_gang(job: FineTuneJob, engine: EngineFacts) -> tuple[Gang, str]:
+    """The gang as this engine runs it, and a note if that differs from the manifest.
+
+    A cluster takes the manifest as it is. A machine with fewer devices runs the most ranks that it
+    has and that divide the global batch.
+    """
+    compute = job.spec.compute
+    per_worker = max(1, compute.gpus_per_worker)
+    wanted = compute.workers * per_worker
+    device = engine.device if compute.gpus_per_worker else "cpu"
+    limit = wanted if engine.max_ranks is None else min(wanted, engine.max_ranks)
+    ranks = max(n for n in range(1, limit + 1) if job.spec.training.global_batch_size % n == 0)
+    workers = max(n for n in range(1, min(compute.workers, ranks) + 1) if ranks % n == 0)
+    gang = Gang(workers=workers, ranks_per_worker=ranks // workers, device=device)
+    if ranks == wanted and (device == "cuda" or not compute.gpus_per_worker):
+        return gang, ""
+    unit = "GPUs" if compute.gpus_per_worker else "CPU ranks"
+    note = (
+        f"{compute.workers} workers × {per_worker} {unit} run as {workers} × {ranks // workers} "
+        f"{device} ranks on {engine.machine or 'this machine'}, at the same global batch of "
+        f"{job.spec.training.global_batch_size}"
+    )
+    return gang, note
+
+
+def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
+    """Fill what the manifest leaves open; the result is frozen in ``status.resolved``."""
+    training = job.spec.training
+    gang, note = map_gang(job, engine)
+    batch = plan_batch(training.global_batch_size, gang.world_size, training.max_micro_batch_size)
+    by_steps = smoke or training.max_steps is not None
+    max_steps = min(SMOKE_STEPS, training.max_steps or SMOKE_STEPS) if smoke else training.max_steps
+    precision = training.precision
+    if precision is Precision.AUTO and gang.device == "cpu":
+        precision = Precision.FP32
+    return Resolved(
+        contract_version=RUN_VERSION,
+        spec_digest=spec_digest(job),
+        workers=gang.workers,
+        ranks_per_worker=gang.ranks_per_worker,
+        device=gang.device,
+        micro_batch_size=batch.micro_batch_size,
+        accumulation_steps=batch.accumulation_steps,
+        learning_rate=training.learning_rate or _RECIPE_LEARNING_RATE,
+        epochs=None if by_steps else (training.epochs or _RECIPE_EPOCHS),
+        max_steps=max_steps,
+        precision=precision,
+        smoke=smoke,
+        note="; ".join(part for part in (note, _SMOKE_NOTE if smoke else "") if part),
+    )
+
+
+def resolved_for_next(status: JobStatus) -> Resolved:
+    """What the next attempt runs with: a smaller footprint if the last one ran out of memory.
+
+    Raises
+    ------
+    ValueError
+        If the job isn't admitted, and so nothing is resolved.
+    """
+    if status.resolved is None:
+        raise ValueError("status.resolved is unset: the job isn't admitted")
+    last = status.attempts[-1] if status.attempts else None
+    if last is None or last.reason != FailureClass.DEVICE_OOM:
+        return status.resolved
+    return smaller_micro_batch(status.resolved) or status.resolved
+
+
+def smaller_micro_batch(resolved: Resolved) -> Resolved | None:
+    """The same global batch with a smaller micro-batch, or None if there is none smaller."""
+    share = resolved.micro_batch_size * resolved.accumulation_steps
+    smaller = [n for n in range(1, resolved.micro_batch_size) if share % n == 0]
+    if not smaller:
+        return None
+    micro = max(smaller)
+    return resolved.model_copy(
+        update={"micro_batch_size": micro, "accumulation_steps": share // micro}
+    )
+
+
+def gang_of(step: Step, resolved: Resolved) -> Gang:
+    """Processes of a step: the whole gang trains, one process prepares and evaluates."""
+    if step is Step.TRAIN:
+        return Gang(
+            workers=resolved.workers,
+            ranks_per_worker=resolved.ranks_per_worker,
+            device=resolved.device,
+        )
+    device = resolved.device if step is Step.EVALUATE else "cpu"
+    return Gang(workers=1, ranks_per_worker=1, device=device)
+
+
+def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: str | None) -> Run:
+    """The run file of a step."""
+    spec = job.spec
+    dataset, evaluation = spec.dataset, spec.evaluation
+    if resolved.smoke:
+        rows = _SMOKE_BATCHES_OF_ROWS * spec.training.global_batch_size
+        dataset = dataset.model_copy(update={"limit": min(rows, dataset.limit or rows)})
+        # Twenty steps meet no requirement; what a smoke run proves is that the way is open.
+        evaluation = evaluation.model_copy(update={"gate": ()})
+    return Run(
+        job=JobReference(
+            namespace=job.metadata.namespace, name=job.metadata.name, uid=job.metadata.uid
+        ),
+        step=step,
+        task=spec.task,
+        model=spec.model,
+        dataset=dataset,
+        training=RunTraining(
+            epochs=resolved.epochs,
+            max_steps=resolved.max_steps,
+            learning_rate=resolved.learning_rate,
+            global_batch_size=spec.training.global_batch_size,
+            micro_batch_size=resolved.micro_batch_size,
+            accumulation_steps=resolved.accumulation_steps,
+            scheduler=spec.training.scheduler,
+            warmup_ratio=spec.training.warmup_ratio,
+            weight_decay=spec.training.weight_decay,
+            max_grad_norm=spec.training.max_grad_norm,
+            precision=Precision(resolved.precision),
+            max_length=spec.training.max_length,
+            dropout=spec.training.dropout,
+            evals_per_epoch=spec.training.evals_per_epoch,
+            seed=spec.training.seed,
+            zero_stage=spec.deepspeed.zero_stage,
+            checkpoint_every_steps=spec.checkpoint.every_steps,
+            checkpoint_keep=spec.checkpoint.keep,
+        ),
+        evaluation=evaluation,
+        gang=gang_of(step, resolved),
+        spec_digest=resolved.spec_digest,
+        smoke=resolved.smoke,
+        best_checkpoint=best_checkpoint,
+    )

@@ -1,0 +1,1 @@
+"""Pure: money, rates, metering, records and forecast. Exact until it is shown."""

@@ -1,0 +1,65 @@
+"""What an engine knows of one pod: the facts that money and decisions are made from.
+
+On a cluster they are the API server's; in a local run a pod is a supervised process. Times are
+aware datetimes in UTC.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from finetune_api.report import Step, Termination
+from finetune_api.usage import EndEvidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a pod is bound, as far as a price depends on it."""
+
+    node: str
+    device: str
+    """The accelerator's product name, or ``cpu`` where ranks run on processors."""
+    milli_devices: int
+    """Thousandths of devices held; 1000 per rank."""
+    provider: str | None = None
+    region: str | None = None
+    capacity_type: str | None = None
+    local: bool = False
+    """A local run: priced by the entry named ``local``, per rank."""
+    fake_gpu: bool = False
+    """A CPU stands in for the accelerator that the price is of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PodView:
+    """One pod of one attempt."""
+
+    uid: str
+    step: Step
+    attempt: int
+    worker: int
+    created_at: datetime
+    released: bool
+    """Whether its scheduling gate is gone: only then can it bind and cost."""
+    placement: Placement | None = None
+    bound_at: datetime | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    """When nothing of it held a device any more; unset while it may still."""
+    end_evidence: EndEvidence | None = None
+    confirmed: bool = True
+    last_seen_at: datetime | None = None
+    """Last proof of life, where the end is not known."""
+    exit_code: int | None = None
+    """Of the trainer's container; 128 + n after signal n."""
+    termination: Termination | None = None
+    disrupted: str | None = None
+    """Reason of a DisruptionTarget condition (preemption, eviction, taint)."""
+    stopping: bool = False
+    """It was asked to end."""
+    waiting: str | None = None
+    """Why it does not start yet, in the words of scheduler or kubelet."""
+
+    @property
+    def live(self) -> bool:
+        """Whether it may still hold devices or be given some."""
+        return self.finished_at is None
