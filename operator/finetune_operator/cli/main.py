@@ -1,0 +1,104 @@
+"""The command line: ``finetune``, and ``kubectl finetune``.
+
+Exit codes are those of the trainer: 0 done, 1 failed (by its gate or otherwise), 64 manifest or
+usage, 65 data, 70 the run itself, 74 storage, 75 stopped with the work saved.
+"""
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import click
+
+from finetune_api.report import ExitCode
+from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.manifest import Manifest, ManifestError, read_manifests
+from finetune_operator.cli.report import rewrite_report
+from finetune_operator.cli.run import Options, run_job
+from finetune_operator.core.policies.validity import spec_problems
+
+_FILES = click.option(
+    "-f",
+    "--filename",
+    "files",
+    multiple=True,
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A manifest; once more for a rate card in a file of its own.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(installed_version("finetune-operator"), prog_name="finetune")
+def commands() -> None:
+    """Fine-tune models from one manifest, and prove what came of it."""
+
+
+@commands.command()
+@_FILES
+@click.option(
+    "--workspace",
+    type=click.Path(path_type=Path),
+    help="Folder for everything that the run makes (default: .finetune/NAME).",
+)
+@click.option("--smoke", is_flag=True, help="Go the whole way in 20 steps, to prove that it works.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only what the run ends with.")
+@click.option(
+    "--output",
+    type=click.Choice(["auto", "table", "lines"]),
+    default="auto",
+    show_default=True,
+    help="A live table, or a line per change; auto: a table on a terminal.",
+)
+def run(
+    files: tuple[Path, ...], workspace: Path | None, output: str, *, smoke: bool, quiet: bool
+) -> None:
+    """Run a job on this machine; Ctrl-C saves and stops, the same command goes on."""
+    options = Options(workspace=workspace, smoke=smoke, output="quiet" if quiet else output)
+    sys.exit(run_job(_read(files), options))
+
+
+@commands.command()
+@_FILES
+def validate(files: tuple[Path, ...]) -> None:
+    """Say everything that is wrong with a manifest, without running it."""
+    manifest = _read(files)
+    cards = f" and {len(manifest.rate_cards)} rate card(s)" if manifest.rate_cards else ""
+    click.echo(f"FineTuneJob {manifest.job.metadata.name}{cards}: valid")
+
+
+@commands.command()
+@click.argument("workspace", required=False, type=click.Path(path_type=Path))
+def report(workspace: Path | None) -> None:
+    """Write a run's page anew, and print where it lies."""
+    click.echo(rewrite_report(workspace))
+
+
+def _read(files: tuple[Path, ...]) -> Manifest:
+    """The manifest, or every problem with it, each on a line of its own."""
+    try:
+        manifest = read_manifests(files)
+    except ManifestError as error:
+        raise CommandError("\n".join(map(str, error.problems)), ExitCode.USAGE) from error
+    problems = list(spec_problems(manifest.job.spec, local=True))
+    if problems:
+        raise CommandError("\n".join(map(str, problems)), ExitCode.USAGE)
+    return manifest
+
+
+def main() -> None:
+    """Run a command; what went wrong is one message and an exit code."""
+    try:
+        commands(standalone_mode=False)
+    except CommandError as error:
+        _fail(str(error), error.code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", ExitCode.STOPPED)
+
+
+def _fail(message: str, code: int) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)

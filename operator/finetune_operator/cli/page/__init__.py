@@ -1,0 +1,11 @@
+"""The page of a job: one self-contained HTML file with its verdict, evidence and cost.
+
+Written by ``finetune run`` into the workspace. Everything that is asked for is computed in Python
+(``verdict``, ``costs``, ``evidence``, ``curve``, ``attempts``, ``data``, ``settings``) and laid out
+by the templates beside it, which escape all of it: labels and messages are people's text.
+"""
+
+from finetune_operator.cli.page.facts import PageFacts
+from finetune_operator.cli.page.render import write_page
+
+__all__ = ["PageFacts", "write_page"]

@@ -1,0 +1,104 @@
+"""What became of the rows: read, cleaned, split, tokenized. Called by ``render``."""
+
+from dataclasses import dataclass
+
+from finetune_api.report import DataReport
+from finetune_operator.cli.page import figures
+from finetune_operator.cli.page.facts import PageFacts
+
+
+@dataclass(frozen=True)
+class CleaningStep:
+    """One step; ``left`` is how many rows there were after it."""
+
+    name: str
+    effect: str
+    rows: str
+    left: str
+    examples: str
+
+
+@dataclass(frozen=True)
+class Role:
+    """One role's rows, and its percent of all kept rows."""
+
+    name: str
+    rows: str
+    share: str
+    width: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """The section on the rows."""
+
+    read: str
+    kept: str
+    cleaning: tuple[CleaningStep, ...]
+    roles: tuple[Role, ...]
+    classes: tuple[tuple[str, ...], ...]
+    totals: tuple[str, ...]
+    tokens: tuple[tuple[str, str], ...]
+
+
+def data(facts: PageFacts) -> Data | None:
+    """The section on the rows; None before they were prepared."""
+    report = facts.prepare.data if facts.prepare is not None else facts.status.data
+    if report is None:
+        return None
+    by_role = (report.train_rows, report.select_rows, report.test_rows)
+    return Data(
+        read=figures.count(report.read_rows),
+        kept=figures.count(report.kept_rows),
+        cleaning=_cleaning(report),
+        roles=tuple(
+            _role(name, rows, sum(by_role))
+            for name, rows in zip(("train", "select", "test"), by_role, strict=True)
+        ),
+        classes=tuple(
+            (c.label, *map(figures.count, (c.train, c.select, c.test, c.train + c.select + c.test)))
+            for c in report.classes
+        ),
+        totals=tuple(map(figures.count, (*by_role, sum(by_role)))),
+        tokens=_tokens(report),
+    )
+
+
+def _cleaning(report: DataReport) -> tuple[CleaningStep, ...]:
+    left = report.read_rows
+    steps = []
+    for reason in report.cleaning:
+        left -= reason.rows if reason.dropped else 0
+        steps.append(
+            CleaningStep(
+                reason.step,
+                "dropped" if reason.dropped else "changed",
+                figures.count(reason.rows),
+                figures.count(left),
+                ", ".join(reason.examples) + ("…" if reason.rows > len(reason.examples) else ""),
+            )
+        )
+    return tuple(steps)
+
+
+def _role(name: str, rows: int, total: int) -> Role:
+    share = rows / total if total else 0.0
+    return Role(name, figures.count(rows), figures.with_percent(share), round(100 * share, 3))
+
+
+def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:
+    tokens = report.tokens
+    if tokens is None:
+        return ()
+    cut = figures.count(tokens.truncated_rows)
+    if tokens.truncated_examples:
+        cut += f" (such as {', '.join(tokens.truncated_examples)})"
+    return (
+        ("All tokens of the training rows", figures.count(tokens.sum)),
+        ("Shortest row", figures.count(tokens.min)),
+        ("Median", figures.places(tokens.median)),
+        ("Mean", figures.places(tokens.mean)),
+        ("95th percentile", figures.places(tokens.p95)),
+        ("Longest row", figures.count(tokens.max)),
+        ("Rows cut to the limit", cut),
+    )

@@ -1,0 +1,220 @@
+"""The page's first sentences: what came of the job, and what to do where it did not come through.
+
+Also the short figures beneath them. Called by ``render``.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_api.phases import Phase, Reason
+from finetune_api.report import BaselineScores, EvaluationReport, FailureClass, GateResult, Interval
+from finetune_api.status import CostStatus, JobStatus
+from finetune_operator.cli.page import figures
+from finetune_operator.cli.page.costs import spent
+from finetune_operator.cli.page.facts import PageFacts
+
+_BASELINES = {"tfidf": "tuned TF-IDF", "majority": "the majority class"}
+_CONVENTIONAL = "tfidf"
+_METRICS = {
+    "accuracy": "accuracy",
+    "balancedAccuracy": "balanced accuracy",
+    "macroF1": "macro F1",
+    "mcc": "MCC",
+    "errorReduction": "error reduction",
+}
+_ANEW = "then start it as a new job (in a local run: with another workspace)."
+_NEXT: dict[str, str] = {
+    FailureClass.USER_ERROR: f"Mend what the message names, {_ANEW}",
+    FailureClass.DATA_ERROR: f"Mend the rows or the dataset settings that it names, {_ANEW}",
+    FailureClass.STORAGE: f"See that the volume is there, writable and has room, {_ANEW}",
+    Reason.GATE_FAILED: "The per-class table and the data report show where it falls short. More "
+    f"or cleaner rows, or another recipe, may help; {_ANEW}",
+    Reason.BACKOFF_LIMIT_EXCEEDED: "The attempts below say what ended each one. Mend that, or "
+    f"raise policy.backoffLimit, {_ANEW}",
+    Reason.DEADLINE_EXCEEDED: f"Raise policy.activeDeadlineSeconds, {_ANEW}",
+    Reason.SUSPENDED_BY_USER: "Its work is saved. Set suspend: false to go on.",
+    Reason.INTERRUPTED: "Its work is saved. Run the same command again to go on.",
+    Reason.BUDGET_EXCEEDED: "Its work is saved. Raise the limit in budget to go on.",
+    Reason.INVALID_SPEC: "Mend the manifest and apply it again.",
+    Reason.RATE_MISSING: "Add an entry for this device to a rate card, or take the money limit "
+    "out of budget.",
+    Reason.CURRENCY_MISMATCH: "Give budget and rate card the same currency.",
+    Reason.BUDGET_TOO_SMALL: "Raise the limit in budget, or make the job smaller.",
+}
+_WHILE = {
+    Phase.PREPARING: "The rows are being prepared.",
+    Phase.EVALUATING: "The test rows are being scored.",
+}
+
+
+class Tone(StrEnum):
+    """How the verdict looks; its word says the same."""
+
+    GOOD = "good"
+    BAD = "bad"
+    WAITING = "waiting"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said first. ``advice`` is what to do next, where there is something to do."""
+
+    tone: Tone
+    word: str
+    sentence: str
+    reason: str | None = None
+    advice: str | None = None
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure that is read at a glance."""
+
+    title: str
+    figure: str
+    note: str
+
+
+def verdict(facts: PageFacts) -> Verdict:
+    """The verdict on a job in whatever phase it is."""
+    status = facts.status
+    advice = _NEXT.get(status.reason or "")
+    match status.phase:
+        case Phase.COMPLETE:
+            return Verdict(Tone.GOOD, "Complete", _evidence(facts.evaluation) or _said(status))
+        case Phase.FAILED:
+            return Verdict(Tone.BAD, "Failed", _failure(facts), status.reason, advice)
+        case Phase.SUSPENDED:
+            sentence = f"Suspended{_at(status)}. {_said(status)}".rstrip()
+            return Verdict(Tone.WAITING, "Suspended", sentence, status.reason, advice)
+        case Phase.TRAINING:
+            return Verdict(Tone.WAITING, "Training", f"Training{_at(status)}.", status.reason)
+        case phase:
+            sentence = _WHILE.get(phase) or _said(status) or "Nothing has started yet."
+            return Verdict(Tone.WAITING, phase, sentence, status.reason, advice)
+
+
+def tiles(facts: PageFacts) -> tuple[Tile, ...]:
+    """The figures under the verdict, as far as there are any."""
+    status, found = facts.status, []
+    if facts.evaluation is not None:
+        accuracy = facts.evaluation.metrics.accuracy
+        note = f"95{figures.NO_BREAK_SPACE}%{figures.bounds(accuracy)}"
+        rows = f"{figures.count(facts.evaluation.test_rows)} test rows"
+        found.append(Tile("Accuracy", figures.score(accuracy.value), f"{note}, {rows}"))
+        against = _conventional(facts.evaluation)
+        if against is not None and against.error_reduction is not None:
+            found.append(_errors_tile(against, against.error_reduction))
+    if status.cost is not None:
+        found.append(Tile("Cost", spent(status.cost), _cost_note(status.cost, status)))
+    if status.start_time is not None and status.completion_time is not None:
+        taken = figures.between(status.start_time, status.completion_time).total_seconds()
+        attempts = f"from start to end, in {figures.counted(status.attempt, 'attempt')}"
+        found.append(Tile("Time", figures.seconds(taken), attempts))
+    return tuple(found)
+
+
+def baseline_name(name: str) -> str:
+    """A baseline in words."""
+    return _BASELINES.get(name, name)
+
+
+def metric_name(name: str) -> str:
+    """A metric in words."""
+    return _METRICS.get(name, name)
+
+
+def compared(name: str, reduction: Interval | None) -> str:
+    """How the model's errors compare with a baseline's, with the interval where there is one."""
+    against = baseline_name(name)
+    if reduction is None:
+        return f"can make no fewer errors than {against}, which makes none"
+    share, low, high = reduction.value, reduction.low, reduction.high
+    if share == low == high == 0:
+        return f"makes exactly as many errors as {against}"
+    fewer = "fewer" if share >= 0 else "more"
+    if low is None or high is None:
+        return f"makes {figures.with_percent(abs(share))} {fewer} errors than {against}"
+    if low > 0:
+        span = figures.percent_range(low, high)
+    elif high < 0:
+        span = figures.percent_range(-high, -low)
+    else:
+        span = f"{figures.percent_range(low, high)} fewer"
+        return (
+            f"is not shown to differ from {against}: {figures.with_percent(abs(share))} {fewer} "
+            f"errors ({span})"
+        )
+    return f"makes {figures.with_percent(abs(share))} {fewer} errors than {against} ({span})"
+
+
+def _evidence(evaluation: EvaluationReport | None) -> str:
+    """Say how good it is and against what, or nothing where nothing was measured."""
+    if evaluation is None:
+        return ""
+    accuracy = evaluation.metrics.accuracy
+    parts = [f"{figures.score(accuracy.value)} accuracy{figures.bounds(accuracy)}"]
+    against = _conventional(evaluation)
+    if against is not None:
+        parts.append(compared(against.name, against.error_reduction))
+    return "; ".join(parts) + "."
+
+
+def _conventional(evaluation: EvaluationReport) -> BaselineScores | None:
+    by_name = {baseline.name: baseline for baseline in evaluation.baselines}
+    return by_name.get(_CONVENTIONAL) or next(iter(evaluation.baselines), None)
+
+
+def _failure(facts: PageFacts) -> str:
+    if facts.status.reason != Reason.GATE_FAILED or facts.evaluation is None:
+        return f"Failed{_at(facts.status)}. {_said(facts.status)}".rstrip()
+    missed = [requirement(result) for result in facts.evaluation.gate if not result.passed]
+    against = _conventional(facts.evaluation)
+    told = f"Not exported: {'; '.join(missed)}."
+    if against is None:
+        return told
+    return f"{told} The model {compared(against.name, against.error_reduction)}."
+
+
+def requirement(result: GateResult) -> str:
+    """A requirement and how it went, in words."""
+    what = metric_name(result.metric)
+    if result.against is not None:
+        what += f" against {baseline_name(result.against)}"
+    if result.bound == "Lower":
+        what = f"the lower bound of {what}"
+    if result.measured is None:
+        return f"{what} is undefined, at least {figures.score(result.required)} is required"
+    relation = "at least" if result.passed else "below"
+    return f"{what} is {figures.score(result.measured)}, {relation} the required " + figures.score(
+        result.required
+    )
+
+
+def _said(status: JobStatus) -> str:
+    message = (status.message or "").strip()
+    return message if not message or message.endswith((".", "!", "?")) else f"{message}."
+
+
+def _at(status: JobStatus) -> str:
+    progress = status.progress
+    if progress is not None and progress.total_steps:
+        return f" at step {figures.count(progress.step)} of {figures.count(progress.total_steps)}"
+    last = status.attempts[-1] if status.attempts else None
+    return f" in the {last.step} step" if last is not None else ""
+
+
+def _errors_tile(against: BaselineScores, reduction: Interval) -> Tile:
+    sign = figures.MINUS if reduction.value >= 0 else "+"
+    note = f"against {baseline_name(against.name)}"
+    if reduction.low is not None and reduction.high is not None:
+        # As a change of the errors: fewer is negative.
+        low, high = figures.percent(-reduction.high), figures.percent(-reduction.low)
+        note += f", 95{figures.NO_BREAK_SPACE}% [{low}, {high}]"
+    return Tile("Errors", sign + figures.with_percent(abs(reduction.value)), note)
+
+
+def _cost_note(cost: CostStatus, status: JobStatus) -> str:
+    if cost.projected is not None and status.completion_time is None:
+        return f"{figures.money(cost.projected, cost.currency)} projected"
+    return f"{figures.money(cost.wasted, cost.currency)} of it wasted"

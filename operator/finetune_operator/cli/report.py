@@ -1,0 +1,88 @@
+"""The page of a workspace: what it is made from, gathered and written.
+
+``run`` writes it at the end of every run; ``finetune report`` writes it anew.
+"""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from finetune_api.job import FineTuneJob
+from finetune_api.phases import ConditionType
+from finetune_api.report import EvaluationReport, ExitCode, PrepareReport, ReportRef, Step
+from finetune_api.run import LAYOUT
+from finetune_api.status import JobStatus
+from finetune_operator.cli.errors import CommandError
+from finetune_operator.cli.page import PageFacts, write_page
+from finetune_operator.core.conditions import is_true
+from finetune_operator.local.reports import read_report
+from finetune_operator.local.workspace import Workspace, WorkspaceError
+
+WORKSPACES = Path(".finetune")
+"""Where a run's workspace is made, unless the command line says otherwise."""
+
+
+def write_report(workspace: Workspace, job: FineTuneJob) -> Path:
+    """Write the page of a job as it stands; returns where it lies."""
+    status = job.status or JobStatus()
+    folder = workspace.job_folder(job.metadata.uid)
+    facts = PageFacts(
+        job=job,
+        records=tuple(workspace.read_records().values()),
+        prepare=_prepared(folder, status),
+        evaluation=_evaluated(folder, status),
+    )
+    write_page(workspace.page, facts)
+    return workspace.page
+
+
+def rewrite_report(root: Path | None) -> Path:
+    """Write the page of a workspace that an earlier run left.
+
+    Raises
+    ------
+    CommandError
+        If there is no such workspace, or more than one to choose from.
+    """
+    workspace = Workspace(root=(root or _only_workspace()).absolute())
+    try:
+        state = workspace.read_state()
+        if state is None:
+            raise CommandError(
+                f"{workspace.root}: not the workspace of a run: name the folder that "
+                "`finetune run` worked in",
+                ExitCode.USAGE,
+            )
+        return write_report(workspace, state.job)
+    except (WorkspaceError, OSError) as error:
+        raise CommandError(str(error), ExitCode.STORAGE) from error
+
+
+def _only_workspace() -> Path:
+    found = sorted(path.parent for path in WORKSPACES.glob("*/state.json"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise CommandError(
+            f"no workspace in {WORKSPACES.absolute()}: name the folder of a run", ExitCode.USAGE
+        )
+    raise CommandError(
+        f"several workspaces: name one of {', '.join(map(str, found))}", ExitCode.USAGE
+    )
+
+
+def _prepared(folder: Path, status: JobStatus) -> PrepareReport | None:
+    if not is_true(status.conditions, ConditionType.PREPARED):
+        return None
+    try:
+        return PrepareReport.model_validate_json((folder / LAYOUT.prepare_report).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def _evaluated(folder: Path, status: JobStatus) -> EvaluationReport | None:
+    if status.evaluation is None:
+        return None
+    ref = ReportRef(path=status.evaluation.report, digest=status.evaluation.report_digest)
+    stored = read_report(folder, Step.EVALUATE, ref)
+    return stored.evaluation if stored else None

@@ -1,0 +1,1 @@
+"""The engine on one machine: processes, files and a lock."""
