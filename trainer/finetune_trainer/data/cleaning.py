@@ -1,0 +1,227 @@
+"""Cleans rows in named steps, each counted with a few row ids. Used by ``prepare``.
+
+Steps on one row run while the file is read; steps that compare rows run over what is left. What
+is read is always what is kept plus what the steps dropped.
+"""
+
+import html
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from finetune_api.job import Cleaning
+from finetune_api.report import CountedReason
+from finetune_trainer.data.rows import CleanRow, Row, input_key
+from finetune_trainer.errors import DataError
+
+EXAMPLES = 10
+UNLABELED_LIMIT = 0.05
+"""More rows than this share without a label are a broken file, not a few slips."""
+
+DROPPED_LABEL = "dropped label"
+NO_LABEL = "no label"
+NO_TEXT = "no text"
+MARKUP = "markup"
+CONTROL = "control characters"
+UNICODE = "Unicode form"
+TOO_SHORT = "too short"
+DUPLICATE = "exact duplicates"
+CONFLICT = "conflicting labels"
+SAMPLED = "beyond the limit"
+LEAK = "leaks: input in another role"
+GROUP_LEAK = "leaks: group in the test set"
+
+DROPPING = frozenset(
+    {DROPPED_LABEL, NO_LABEL, NO_TEXT, TOO_SHORT, DUPLICATE, CONFLICT, SAMPLED, LEAK, GROUP_LEAK}
+)
+
+_TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9:-]*(?:\s[^<>]*)?/?>")
+_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]+")
+
+
+@dataclass
+class Counts:
+    """How many rows each step changed or dropped, and the first few of their ids."""
+
+    read: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def open(self, *steps: str) -> None:
+        """Name steps that are about to run, so that one that touches no row shows its 0."""
+        for step in steps:
+            self.rows.setdefault(step, 0)
+            self.examples.setdefault(step, [])
+
+    def note(self, step: str, row_id: str) -> None:
+        """Count a row that a step changed or dropped."""
+        self.open(step)
+        self.rows[step] += 1
+        if len(self.examples[step]) < EXAMPLES:
+            self.examples[step].append(row_id)
+
+    @property
+    def dropped(self) -> int:
+        """Rows that steps took out."""
+        return sum(rows for step, rows in self.rows.items() if step in DROPPING)
+
+    def reasons(self, prefix: str = "") -> tuple[CountedReason, ...]:
+        """The counts as the report has them, in the order of the steps."""
+        return tuple(
+            CountedReason(
+                step=f"{prefix}{step}",
+                rows=rows,
+                dropped=step in DROPPING,
+                examples=tuple(self.examples[step]),
+            )
+            for step, rows in self.rows.items()
+        )
+
+
+def clean(
+    rows: Iterable[Row], rules: Cleaning, labels: Collection[str], counts: Counts
+) -> list[CleanRow]:
+    """Run every step that needs no other set of rows.
+
+    ``labels``, where not empty, are all that may occur.
+
+    Raises
+    ------
+    DataError
+        If a label is not among ``labels``, too many rows have none, or no row is left.
+    """
+    counts.open(*_steps(rules))
+    cleaned = list(_clean_each(rows, rules, labels, counts))
+    _check_unlabeled(counts)
+    if rules.deduplicate:
+        cleaned = _without_duplicates(cleaned, counts)
+    if rules.conflicts == "drop":
+        cleaned = _without_conflicts(cleaned, counts)
+    if not cleaned:
+        what = ", ".join(f"{step}: {rows}" for step, rows in counts.rows.items() if rows)
+        raise DataError(
+            f"dataset: cleaning left none of {counts.read} rows ({what}); see dataset.cleaning and "
+            "dataset.columns"
+        )
+    return cleaned
+
+
+def _steps(rules: Cleaning) -> list[str]:
+    chosen = [
+        (DROPPED_LABEL, bool(rules.drop_labels)),
+        (NO_LABEL, True),
+        (NO_TEXT, True),
+        (MARKUP, rules.markup),
+        (CONTROL, True),
+        (UNICODE, rules.unicode_form != "None"),
+        (TOO_SHORT, True),
+        (DUPLICATE, rules.deduplicate),
+        (CONFLICT, rules.conflicts == "drop"),
+    ]
+    return [step for step, on in chosen if on]
+
+
+def _clean_each(
+    rows: Iterable[Row], rules: Cleaning, labels: Collection[str], counts: Counts
+) -> Iterator[CleanRow]:
+    dropped_labels = frozenset(rules.drop_labels)
+    for row in rows:
+        counts.read += 1
+        if (reason := _reason_to_drop(row, dropped_labels)) is not None:
+            counts.note(reason, row.id)
+            continue
+        if labels and row.label not in labels:
+            raise DataError(
+                f"{row.place}: label {row.label[:60]!r} is not among dataset.labels; add it there, "
+                "or to dataset.cleaning.dropLabels"
+            )
+        text = _clean_text(row, rules, counts)
+        if len(text.strip()) < rules.min_characters:
+            counts.note(TOO_SHORT, row.id)
+            continue
+        yield CleanRow(id=row.id, text=text, label=row.label, group=row.group, key=input_key(text))
+
+
+def _reason_to_drop(row: Row, dropped_labels: Collection[str]) -> str | None:
+    if not row.label:
+        return NO_LABEL
+    if row.label in dropped_labels:
+        return DROPPED_LABEL
+    return NO_TEXT if not row.text.strip() else None
+
+
+def _clean_text(row: Row, rules: Cleaning, counts: Counts) -> str:
+    text = row.text
+    if rules.markup:
+        text = _changed(MARKUP, text, without_markup(text), row, counts)
+    text = _changed(CONTROL, text, _CONTROL.sub(" ", text), row, counts)
+    if rules.unicode_form != "None":
+        normal = unicodedata.normalize(rules.unicode_form, text)
+        text = _changed(UNICODE, text, normal, row, counts)
+    return text
+
+
+def _changed(step: str, before: str, after: str, row: Row, counts: Counts) -> str:
+    if after != before:
+        counts.note(step, row.id)
+    return after
+
+
+def without_markup(text: str) -> str:
+    """Take HTML comments and tags out, each for a space, and write entities as characters.
+
+    Time is linear in the text's length, whatever it holds.
+    """
+    plain = _TAG.sub(" ", _without_comments(text)) if "<" in text else text
+    return _ENTITY.sub(lambda found: html.unescape(found[0]), plain) if "&" in plain else plain
+
+
+def _without_comments(text: str) -> str:
+    parts, start = [], 0
+    while (opening := text.find("<!--", start)) >= 0:
+        closing = text.find("-->", opening + 4)
+        if closing < 0:
+            break
+        parts += [text[start:opening], " "]
+        start = closing + 3
+    return "".join([*parts, text[start:]])
+
+
+def _check_unlabeled(counts: Counts) -> None:
+    missing = counts.rows[NO_LABEL]
+    if missing > UNLABELED_LIMIT * counts.read:
+        raise DataError(
+            f"dataset: {missing} of {counts.read} rows have no label, more than "
+            f"{UNLABELED_LIMIT:.0%} (rows {', '.join(counts.examples[NO_LABEL][:5])}, …); fill "
+            "dataset.columns.label in, or take those rows out"
+        )
+
+
+def _without_duplicates(rows: Sequence[CleanRow], counts: Counts) -> list[CleanRow]:
+    """Keep the first of the rows that have the same input and the same label."""
+    seen: set[tuple[bytes, str]] = set()
+    kept = []
+    for row in rows:
+        if (row.key, row.label) in seen:
+            counts.note(DUPLICATE, row.id)
+        else:
+            seen.add((row.key, row.label))
+            kept.append(row)
+    return kept
+
+
+def _without_conflicts(rows: Sequence[CleanRow], counts: Counts) -> list[CleanRow]:
+    """Drop all rows whose input occurs with different labels: none of them can be told right."""
+    labels: defaultdict[bytes, set[str]] = defaultdict(set)
+    for row in rows:
+        labels[row.key].add(row.label)
+    kept = []
+    for row in rows:
+        if len(labels[row.key]) > 1:
+            counts.note(CONFLICT, row.id)
+        else:
+            kept.append(row)
+    return kept

@@ -1,0 +1,353 @@
+"""The prepare step: from URIs to tokenized rows in roles, baselines and a report; needs no GPU.
+
+``__main__`` calls ``prepare``. Everything is made in a folder of its own and moved to its place at
+the end; the marker that is written last says what it was made from. Running the step again with
+the same run and the same bytes serves what was made.
+"""
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError
+from transformers import PreTrainedTokenizerBase
+
+from finetune_api.markers import Contract, Digest
+from finetune_api.report import BaselineFit, ClassCount, DataReport, PrepareReport
+from finetune_api.run import LAYOUT, Run
+from finetune_trainer.data.cleaning import Counts, clean
+from finetune_trainer.data.readers import RowSource, read_files
+from finetune_trainer.data.rows import CleanRow
+from finetune_trainer.data.sources import (
+    SourceFile,
+    digest_of,
+    fetch,
+    is_remote,
+    local_files,
+    resolve_local,
+)
+from finetune_trainer.data.splitting import (
+    Role,
+    Roles,
+    check_roles,
+    class_counts,
+    classes_of,
+    sample,
+    split,
+    split_digest,
+    without_leaks,
+)
+from finetune_trainer.data.tokenizing import write_tokenized
+from finetune_trainer.environment import RankEnvironment, Workspace
+from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
+from finetune_trainer.evaluation.baselines import Fitted, fit_baselines, save_baselines
+from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer
+from finetune_trainer.models.facts import model_facts
+from finetune_trainer.training.manifest import sync
+
+MARKER = LAYOUT.prepare_report.parent / "COMPLETE"
+_MAKING = LAYOUT.prepare_report.parent / ".making"
+_MOST_CLASSES = 200
+_MADE = (LAYOUT.prepared, LAYOUT.test, LAYOUT.baselines, LAYOUT.prepare_report)
+_log = logging.getLogger(__name__)
+
+
+class _Marker(Contract):
+    """What the prepared data were made from; as long as it holds, they are served."""
+
+    version: Literal[1] = 1
+    inputs: Digest
+    sources: dict[str, Digest]
+    report: Digest
+
+
+def prepare(environment: RankEnvironment, run: Run) -> PrepareReport:
+    """Make the prepared data, or serve those made before from the same run and bytes.
+
+    Raises
+    ------
+    UsageError
+        If the model or a URI is wrong, or a checkpoint depends on another run's data.
+    DataError
+        If the rows are missing, malformed or too few, or changed under a checkpoint.
+    StorageError
+        If the workspace, a claim or the network fails.
+    """
+    workspace = environment.workspace
+    try:
+        stored = _stored(environment, run)
+        if stored is not None:
+            _log.info("the same data were prepared before: serving those")
+            return stored
+        making = workspace.path(_MAKING)
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        report, sources = _make(environment, run, making)
+        _put_in_place(workspace, _inputs_digest(run), sources, making)
+    except OSError as error:
+        where = error.filename or workspace.root
+        raise StorageError(
+            f"{where}: can't be read or written ({error.strerror or type(error).__name__}); see "
+            "that the volume is mounted, writable and has free space"
+        ) from error
+    return report
+
+
+def _make(
+    environment: RankEnvironment, run: Run, making: Path
+) -> tuple[PrepareReport, dict[str, Digest]]:
+    """Do the work below ``making``, the cheap checks first; also the digest of each source."""
+    model = resolve_local(run.model.uri, environment, "model.uri")
+    config = check_config(model, run.model.uri, run.task)
+    tokenizer = load_tokenizer(model, run.model.uri)
+    check_lengths(config, tokenizer, run.model.uri, run.training.max_length)
+    rows = _read(environment, run, making / "sources")
+    facts = model_facts(model, run.model.uri, config, len(rows.classes))
+    data = _tokenize(run, rows, tokenizer, making)
+    baselines = _fit_baselines(run, rows, making)
+    report = PrepareReport(data=data, model=facts, labels=rows.classes, baselines=baselines)
+    _made_at(making, LAYOUT.prepare_report).write_text(
+        report.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8"
+    )
+    return report, rows.sources
+
+
+def _made_at(making: Path, part: object) -> Path:
+    return making / Path(str(part)).name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReadRows:
+    """The cleaned rows in their roles, and what became of the others."""
+
+    roles: Roles
+    classes: tuple[str, ...]
+    counts: Counts
+    test_counts: Counts | None
+    sources: dict[str, Digest]
+
+
+def _read(environment: RankEnvironment, run: Run, folder: Path) -> _ReadRows:
+    """Fetch, read, clean and split; the copies are gone when it returns."""
+    dataset = run.dataset
+    own_test = dataset.test is not None
+    files = {"train": fetch(dataset.train, environment, "dataset.train", folder / "train")}
+    if dataset.test is not None:
+        files["test"] = fetch(dataset.test, environment, "dataset.test", folder / "test")
+    counts, test_counts = Counts(), Counts() if own_test else None
+    rows = _clean_sample(run, files["train"], counts)
+    test = None if test_counts is None else _clean_sample(run, files["test"], test_counts)
+    shutil.rmtree(folder)
+    roles = without_leaks(split(rows, dataset.split, test), counts, own_test=own_test)
+    classes = classes_of(roles, dataset.labels, _MOST_CLASSES)
+    check_roles(roles, classes, dataset.split.strategy, own_test=own_test)
+    return _ReadRows(
+        roles=roles,
+        classes=classes,
+        counts=counts,
+        test_counts=test_counts,
+        sources={
+            role: _digest_of_lines(file.digest for file in of_role)
+            for role, of_role in files.items()
+        },
+    )
+
+
+def _clean_sample(run: Run, files: Sequence[SourceFile], counts: Counts) -> list[CleanRow]:
+    dataset = run.dataset
+    sources = [
+        RowSource(
+            path=file.path,
+            name=file.name,
+            format=dataset.format,
+            columns=dataset.columns,
+            prefix=f"{file.path.name}:" if len(files) > 1 else "",
+        )
+        for file in files
+    ]
+    cleaned = clean(read_files(sources), dataset.cleaning, dataset.labels, counts)
+    return sample(cleaned, dataset.limit, dataset.split.seed, counts)
+
+
+def _tokenize(
+    run: Run, rows: _ReadRows, tokenizer: PreTrainedTokenizerBase, making: Path
+) -> DataReport:
+    """Write the three sets, test apart from the other two, and count what became of the rows."""
+    prepared = _made_at(making, LAYOUT.prepared)
+    prepared.mkdir()
+    folders = {
+        Role.TRAIN: prepared / Role.TRAIN.value,
+        Role.SELECT: prepared / Role.SELECT.value,
+        Role.TEST: _made_at(making, LAYOUT.test),
+    }
+    lengths = {
+        role: write_tokenized(
+            of_role,
+            tokenizer,
+            classes=rows.classes,
+            max_length=run.training.max_length,
+            folder=folders[role],
+            keep_text=role is Role.TEST,
+        )
+        for role, of_role in rows.roles.items()
+    }
+    test_counts = rows.test_counts or Counts()
+    per_class = {role: class_counts(of_role) for role, of_role in rows.roles.items()}
+    kept = {role: len(of_role) for role, of_role in rows.roles.items()}
+    read = rows.counts.read + test_counts.read
+    if read != sum(kept.values()) + rows.counts.dropped + test_counts.dropped:
+        raise TrainerError(f"{read} rows were read, which are not the kept and dropped ones")
+    return DataReport(
+        read_rows=read,
+        kept_rows=sum(kept.values()),
+        train_rows=kept[Role.TRAIN],
+        select_rows=kept[Role.SELECT],
+        test_rows=kept[Role.TEST],
+        cleaning=(*rows.counts.reasons(), *test_counts.reasons("test: ")),
+        classes=tuple(
+            ClassCount(
+                label=label,
+                train=per_class[Role.TRAIN][label],
+                select=per_class[Role.SELECT][label],
+                test=per_class[Role.TEST][label],
+            )
+            for label in rows.classes
+        ),
+        tokens=lengths[Role.TRAIN].statistics(run.training.max_length),
+        data_digest=_digest_of_lines(f"{role} {one}" for role, one in rows.sources.items()),
+        split_digest=split_digest(rows.roles),
+    )
+
+
+def _fit_baselines(run: Run, rows: _ReadRows, making: Path) -> tuple[BaselineFit, ...]:
+    """Fit on train alone; the select rows only show how well it went."""
+    numbers = {label: number for number, label in enumerate(rows.classes)}
+    train, select = rows.roles.train, rows.roles.select
+    fitted = fit_baselines(
+        [row.text for row in train],
+        [numbers[row.label] for row in train],
+        [row.unit for row in train],
+        run.dataset.split.seed,
+    )
+    save_baselines([one.baseline for one in fitted], _made_at(making, LAYOUT.baselines))
+    texts = [row.text for row in select]
+    truth = np.asarray([numbers[row.label] for row in select])
+
+    def fit_of(one: Fitted) -> BaselineFit:
+        predicted = one.baseline.predict_proba(texts).argmax(axis=1)
+        return BaselineFit(
+            name=one.baseline.name,
+            settings=one.settings,
+            cross_validated_accuracy=one.cross_validated_accuracy,
+            select_accuracy=float((predicted == truth).mean()),
+        )
+
+    return tuple(fit_of(one) for one in fitted)
+
+
+def _put_in_place(
+    workspace: Workspace, inputs: Digest, sources: dict[str, Digest], making: Path
+) -> None:
+    """Move everything to its place; what a kill leaves in between has no marker."""
+    workspace.path(MARKER).unlink(missing_ok=True)
+    for scratch in making.rglob("*.scratch"):
+        shutil.rmtree(scratch)
+    for part in _MADE:
+        target = workspace.path(part)
+        if target.is_dir():
+            shutil.rmtree(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _made_at(making, part).replace(target)
+        for path in (target, *(target.rglob("*") if target.is_dir() else ())):
+            sync(path)
+    marker = _Marker(
+        inputs=inputs,
+        sources=sources,
+        report=digest_of(workspace.path(LAYOUT.prepare_report)),
+    )
+    unfinished = making / MARKER.name
+    unfinished.write_text(marker.model_dump_json(by_alias=True))
+    sync(unfinished)
+    unfinished.replace(workspace.path(MARKER))
+    sync(workspace.path(MARKER).parent)
+    shutil.rmtree(making)
+
+
+def _stored(environment: RankEnvironment, run: Run) -> PrepareReport | None:
+    """What an earlier attempt made of the same run and bytes, or None if it has to be made.
+
+    Raises
+    ------
+    UsageError, DataError
+        If run or bytes are others now, and checkpoints stand that were trained on the old ones.
+    """
+    workspace = environment.workspace
+    marker = _read_marker(workspace)
+    if marker is None:
+        return None
+    checkpoints = workspace.path(LAYOUT.checkpoints)
+    trained = checkpoints.is_dir() and any(checkpoints.iterdir())
+    if marker.inputs != _inputs_digest(run):
+        if trained:
+            raise UsageError(
+                f"{workspace.root}: its checkpoints were trained with another task, model, dataset "
+                "or training.maxLength; restore the manifest, or start a new job"
+            )
+        return None
+    if not _same_bytes(environment, run, marker):
+        if trained:
+            raise DataError(
+                "dataset: the files changed since they were prepared, and checkpoints were trained "
+                "on what they were; restore the files, or start a new job"
+            )
+        return None
+    try:
+        content = workspace.path(LAYOUT.prepare_report).read_bytes()
+        if f"sha256:{hashlib.sha256(content).hexdigest()}" != marker.report:
+            return None
+        return PrepareReport.model_validate_json(content)
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _read_marker(workspace: Workspace) -> _Marker | None:
+    try:
+        return _Marker.model_validate_json(workspace.path(MARKER).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _same_bytes(environment: RankEnvironment, run: Run, marker: _Marker) -> bool:
+    """Whether the sources are what was prepared; what came over the network stays as it was."""
+    uris = {"train": run.dataset.train, "test": run.dataset.test}
+    return all(
+        marker.sources.get(role)
+        == _digest_of_lines(
+            digest_of(path) for _, path in local_files(uri, environment, f"dataset.{role}")
+        )
+        for role, uri in uris.items()
+        if uri is not None and not is_remote(uri)
+    )
+
+
+def _digest_of_lines(lines: Iterable[str]) -> Digest:
+    """SHA-256 over lines, each with its end."""
+    content = "".join(f"{line}\n" for line in lines)
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
+
+
+def _inputs_digest(run: Run) -> Digest:
+    """SHA-256 over the part of a run that prepared data follow from."""
+    inputs = {
+        "task": run.task,
+        "model": run.model.wire(),
+        "dataset": run.dataset.wire(),
+        "maxLength": run.training.max_length,
+    }
+    return f"sha256:{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}"

@@ -1,0 +1,361 @@
+"""Reads rows from CSV, JSONL and Parquet files, one at a time, in bounded memory.
+
+Used by ``prepare``. Whatever a file may hold ends as a row or as one ``DataError`` that says which
+file, which row, and what to do; never what stands in the row.
+"""
+
+import csv
+import difflib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from finetune_api.job import Columns, DataFormat
+from finetune_trainer.data.rows import Row
+from finetune_trainer.errors import DataError
+
+ROW_LIMIT_BYTES = 1 << 20
+"""A row of more than 1 MiB is not a text to classify: it is a broken quote or a wrong file."""
+
+ENDINGS: Mapping[str, DataFormat] = {
+    ".csv": DataFormat.CSV,
+    ".jsonl": DataFormat.JSONL,
+    ".ndjson": DataFormat.JSONL,
+    ".parquet": DataFormat.PARQUET,
+}
+
+_NAME_LIMIT = 253
+_PARQUET_BATCH_ROWS = 256
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSource:
+    """A file and how to read it; ``prefix`` goes before row numbers that serve as ids."""
+
+    path: Path
+    name: str
+    format: DataFormat
+    columns: Columns
+    prefix: str = ""
+
+
+def read_rows(source: RowSource) -> Iterator[Row]:
+    """Yield the rows of a file in order; ids are unique within it.
+
+    Raises
+    ------
+    DataError
+        At the first row that can't be read, or if there is no row.
+    """
+    readers = {
+        DataFormat.CSV: _read_csv,
+        DataFormat.JSONL: _read_jsonl,
+        DataFormat.PARQUET: _read_parquet,
+    }
+    if source.path.stat().st_size == 0:
+        raise DataError(f"{source.name}: the file is empty; it must hold rows")
+    number = 0
+    for number, (place, values) in enumerate(readers[_format_of(source)](source), start=1):
+        yield _row(source, number, place, values)
+    if number == 0:
+        raise DataError(f"{source.name}: no rows; add some (in CSV below the header)")
+
+
+def read_files(sources: Sequence[RowSource]) -> Iterator[Row]:
+    """Yield the rows of all files in order.
+
+    Raises
+    ------
+    DataError
+        As ``read_rows``, and if an id column names two rows alike.
+    """
+    ids: set[str] = set()
+    for source in sources:
+        for row in read_rows(source):
+            if row.id in ids:
+                raise DataError(
+                    f"{row.place}: id {row.id!r} names an earlier row too; ids must differ, or "
+                    "leave dataset.columns.id out to number the rows"
+                )
+            ids.add(row.id)
+            yield row
+
+
+def _format_of(source: RowSource) -> DataFormat:
+    if source.format is not DataFormat.AUTO:
+        return source.format
+    try:
+        return ENDINGS[Path(source.name).suffix.lower()]
+    except KeyError:
+        raise DataError(
+            f"{source.name}: the ending tells no format; name it {', '.join(ENDINGS)}, or set "
+            "dataset.format to csv, jsonl or parquet"
+        ) from None
+
+
+_Values = Mapping[str, Any]
+"""A row's columns: whatever JSON or Parquet may hold, checked in ``_row``."""
+
+
+def _row(source: RowSource, number: int, place: str, values: _Values) -> Row:
+    columns = source.columns
+    where = f"{source.name}: {place}"
+    row_id = f"{source.prefix}{number}"
+    if columns.id is not None:
+        row_id = _required(values, columns.id, where, "dataset.columns.id")
+    group = None
+    if columns.group is not None:
+        group = _required(values, columns.group, where, "dataset.columns.group")
+    return Row(
+        id=row_id,
+        text=_text(values, columns.text, where),
+        label=_name(values, columns.label, where),
+        group=group,
+        place=where,
+    )
+
+
+def _required(values: _Values, column: str, where: str, setting: str) -> str:
+    name = _name(values, column, where)
+    if not name:
+        raise DataError(
+            f"{where}: column {column!r} is empty; fill it in every row, or leave {setting} out"
+        )
+    return name
+
+
+def _text(values: _Values, column: str, where: str) -> str:
+    """The column's text; empty where there is none."""
+    value = values.get(column)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: column {column!r} holds {_kind(value)}, not text; write it as a string"
+        )
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: column {column!r} holds half of a surrogate pair at character "
+            f"{error.start}; write it as a whole character"
+        ) from None
+    if size > ROW_LIMIT_BYTES:
+        raise _too_long(where)
+    return value
+
+
+def _name(values: _Values, column: str, where: str) -> str:
+    """A label, id or group as a short string; empty where there is none."""
+    value = values.get(column)
+    if isinstance(value, bool):
+        value = "true" if value else "false"
+    elif isinstance(value, float) and math.isnan(value):
+        value = None
+    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        value = str(int(value))
+    elif value is not None and not isinstance(value, str):
+        raise DataError(
+            f"{where}: column {column!r} holds {_kind(value)}; write a short string or a whole "
+            "number"
+        )
+    name = _text({column: value}, column, where).strip()
+    if len(name) > _NAME_LIMIT:
+        raise DataError(
+            f"{where}: column {column!r} holds {len(name)} characters, more than {_NAME_LIMIT}; "
+            "is it the right column?"
+        )
+    return name
+
+
+def _kind(value: object) -> str:
+    kinds = {bool: "true or false", int: "a number", float: "a number", dict: "an object"}
+    return kinds.get(type(value), "a list" if isinstance(value, list) else "another type")
+
+
+def _too_long(where: str) -> DataError:
+    return DataError(
+        f"{where}: longer than {ROW_LIMIT_BYTES} bytes, the limit of a row; split it, or look for "
+        "a quote that is never closed"
+    )
+
+
+@dataclass
+class _Lines:
+    """The lines of a UTF-8 file, decoded one by one; a row may take several.
+
+    ``begin_row`` says that the next line starts a row. What a row takes is limited, so that neither
+    an endless line nor an open quote is gathered whole.
+    """
+
+    file: BinaryIO
+    name: str
+    number: int = 0
+    row_starts_at: int = 1
+    offset: int = 0
+    row_bytes: int = field(default=0, repr=False)
+
+    def begin_row(self) -> None:
+        self.row_starts_at = self.number + 1
+        self.row_bytes = 0
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self.file.readline(ROW_LIMIT_BYTES + 1):
+            self.number += 1
+            self.row_bytes += len(line)
+            if self.row_bytes > ROW_LIMIT_BYTES:
+                raise _too_long(f"{self.name}: the row at line {self.row_starts_at}")
+            yield self._decode(line)
+            self.offset += len(line)
+
+    def _decode(self, line: bytes) -> str:
+        if self.number == 1 and line.startswith(_UTF16_MARKS):
+            raise DataError(f"{self.name}: encoded as UTF-16; save it as UTF-8")
+        try:
+            text = line.decode("utf-8-sig" if self.number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{self.name}: line {self.number}: not UTF-8 at byte {self.offset + error.start} "
+                "of the file; save it as UTF-8"
+            ) from None
+        if "\0" in text:
+            raise DataError(
+                f"{self.name}: line {self.number}: holds a NUL byte; save it as UTF-8 text"
+            )
+        return text
+
+
+def _read_csv(source: RowSource) -> Iterator[tuple[str, _Values]]:
+    csv.field_size_limit(ROW_LIMIT_BYTES)
+    with source.path.open("rb") as file:
+        lines = _Lines(file, source.name)
+        reader = csv.reader(iter(lines), strict=True)
+        header: list[str] | None = None
+        number = 0
+        while (fields := _next_csv_row(reader, lines)) is not None:
+            if not fields:
+                continue
+            if header is None:
+                header = [name.strip() for name in fields]
+                _check_columns(source, header)
+                continue
+            number += 1
+            place = f"row {number} (line {lines.row_starts_at})"
+            if len(fields) != len(header):
+                raise DataError(
+                    f"{source.name}: {place}: {len(fields)} fields where the header has "
+                    f"{len(header)}; quote fields that hold a comma"
+                )
+            yield place, dict(zip(header, fields, strict=True))
+
+
+def _next_csv_row(reader: Iterator[list[str]], lines: _Lines) -> list[str] | None:
+    lines.begin_row()
+    try:
+        return next(reader, None)
+    except csv.Error as error:
+        raise DataError(
+            f"{lines.name}: the row at line {lines.row_starts_at}: not valid CSV ({error}); quote "
+            'fields that hold a comma, a quote or a line break, and double the quotes in them ("")'
+        ) from None
+
+
+def _read_jsonl(source: RowSource) -> Iterator[tuple[str, _Values]]:
+    seen: dict[str, None] = {}
+    with source.path.open("rb") as file:
+        lines = _Lines(file, source.name)
+        for line in lines:
+            lines.begin_row()
+            if not line.strip():
+                continue
+            place = f"line {lines.number}"
+            values = _json_object(line, f"{source.name}: {place}")
+            seen.update(dict.fromkeys(values))
+            yield place, values
+    if seen:
+        _check_columns(source, list(seen))
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: not valid JSON ({error.msg} at character {error.pos}); "
+            "write one object per line"
+        ) from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{where}: JSON that can't be read; write one flat object") from None
+    if not isinstance(values, dict):
+        raise DataError(f"{where}: holds {_kind(values)}; write one object per line")
+    return values
+
+
+def _read_parquet(source: RowSource) -> Iterator[tuple[str, _Values]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unreadable = DataError(
+        f"{source.name}: not a Parquet file that can be read; write it anew, or set dataset.format"
+    )
+    number = 0
+    try:
+        with pq.ParquetFile(source.path) as file:
+            _check_columns(source, file.schema_arrow.names)
+            wanted = sorted(set(_wanted(source.columns).values()))
+            for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=wanted):
+                for values in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", values
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise unreadable from error
+    except OSError as error:
+        # Arrow speaks of a broken footer or page as of an I/O error, but with no number.
+        if error.errno is None:
+            raise unreadable from error
+        raise
+    except UnicodeDecodeError:
+        raise DataError(
+            f"{source.name}: a string among rows {number + 1} to {number + _PARQUET_BATCH_ROWS} is "
+            "not UTF-8; write it as UTF-8"
+        ) from None
+
+
+def _wanted(columns: Columns) -> dict[str, str]:
+    settings = {"text": columns.text, "label": columns.label}
+    if columns.id is not None:
+        settings["id"] = columns.id
+    if columns.group is not None:
+        settings["group"] = columns.group
+    return settings
+
+
+def _check_columns(source: RowSource, names: Sequence[str]) -> None:
+    for setting, name in _wanted(source.columns).items():
+        count = names.count(name)
+        if count > 1:
+            raise DataError(f"{source.name}: two columns are named {name!r}; rename one")
+        if count == 0:
+            raise DataError(
+                f"{source.name}: no column {name!r} (dataset.columns.{setting}); "
+                f"{_what_there_is(name, names)}"
+            )
+
+
+def _what_there_is(name: str, names: Sequence[str]) -> str:
+    """The columns there are, unless what stands for them is a row: nobody's to read."""
+    if any(len(column) > 40 or len(column.split()) > 3 or not column for column in names):
+        return (
+            f"there are {len(names)}, whose names don't look like names of columns: is the header "
+            "missing?"
+        )
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+        return "the header has no comma: separate columns by commas"
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    more = f" and {len(names) - 30} more" if len(names) > 30 else ""
+    return f"the columns are: {', '.join(names[:30])}{more}{hint}"

@@ -1,0 +1,230 @@
+"""Fetches the files that a dataset's URIs name into the workspace, and digests their bytes.
+
+Used by ``prepare``. Everything later reads the copies, so that what was digested is what was read.
+"""
+
+import asyncio
+import hashlib
+import re
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+from finetune_api.markers import Digest
+from finetune_api.run import Env
+from finetune_trainer.data.readers import ENDINGS
+from finetune_trainer.environment import RankEnvironment
+from finetune_trainer.errors import DataError, StorageError, UsageError
+
+_CHUNK_BYTES = 1 << 20
+_CONNECT_SECONDS = 30
+_SILENCE_SECONDS = 120
+_CLAIM = re.compile(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?")
+_TOO_MANY_REQUESTS = 429
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFile:
+    """A file of a source: its copy, the ``name`` that messages call it by, its bytes' digest."""
+
+    path: Path
+    name: str
+    digest: Digest
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a URI is fetched over the network."""
+    return uri.startswith(("https://", "s3://"))
+
+
+def display(uri: str) -> str:
+    """The URI without what may be secret: user, password, and a signed link's query."""
+    if not is_remote(uri):
+        return uri
+    parts = urlsplit(uri)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def resolve_local(uri: str, environment: RankEnvironment, field: str) -> Path:
+    """Where a claim's URI or a relative path lies on this machine; it need not exist.
+
+    Raises
+    ------
+    UsageError
+        If the URI leads out of its claim, has an unknown scheme, or is relative outside of a local
+        run. ``field`` names the URI's place in the manifest.
+    """
+    if uri.startswith("pvc://"):
+        claim, _, inside = uri.removeprefix("pvc://").partition("/")
+        if not _CLAIM.fullmatch(claim) or not inside:
+            raise UsageError(f"{field}: {uri!r} must have the form pvc://CLAIM/PATH")
+        root = environment.claims / claim
+        path = root / inside
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise UsageError(f"{field}: {uri!r} leads out of its claim; name a path inside of it")
+        return path
+    if "://" in uri:
+        raise UsageError(
+            f"{field}: {display(uri)!r} has a scheme that isn't known here; "
+            "use pvc://CLAIM/PATH, https://… or s3://…"
+        )
+    if environment.base is None:
+        raise UsageError(
+            f"{field}: {uri!r} is a path, which only a local run can follow ({Env.BASE} is not "
+            "set); use pvc://CLAIM/PATH, https://… or s3://…"
+        )
+    return environment.base / uri
+
+
+def local_files(uri: str, environment: RankEnvironment, field: str) -> list[tuple[str, Path]]:
+    """The files behind a claim's URI or a path, each with its name: one, or a folder's, sorted.
+
+    Raises
+    ------
+    DataError
+        If there is nothing there, or no file of a known format in the folder.
+    """
+    path = resolve_local(uri, environment, field)
+    if path.is_file():
+        return [(uri, path)]
+    if path.is_dir():
+        files = sorted(
+            child for child in path.iterdir() if child.is_file() and child.suffix in ENDINGS
+        )
+        if not files:
+            raise DataError(f"{field}: {uri}: no {', '.join(ENDINGS)} file in this folder")
+        names = [f"{uri.rstrip('/')}/{file.name}" for file in files]
+        # Each by its own URI, so that a link in the folder can't lead out of the claim either.
+        return [(name, resolve_local(name, environment, field)) for name in names]
+    raise DataError(f"{field}: {uri}: no such file; check the path{_seen_from(uri, environment)}")
+
+
+def fetch(uri: str, environment: RankEnvironment, field: str, folder: Path) -> list[SourceFile]:
+    """Copy what a URI names into ``folder``, in one pass over its bytes.
+
+    Raises
+    ------
+    DataError
+        If it does not exist, or may not be read.
+    UsageError
+        If the URI itself is wrong.
+    StorageError
+        If the network or the disk fails; another attempt may help.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_remote(uri):
+        name = urlsplit(uri).path.rpartition("/")[2]
+        if name in {"", ".", ".."}:
+            raise UsageError(f"{field}: {display(uri)} must name a file, not a folder")
+        copy = folder / name
+        _download(uri, field, copy)
+        return [SourceFile(path=copy, name=display(uri), digest=digest_of(copy))]
+    files = local_files(uri, environment, field)
+    return [
+        SourceFile(path=folder / path.name, name=name, digest=_copy(path, folder / path.name))
+        for name, path in files
+    ]
+
+
+def digest_of(path: Path) -> Digest:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    for chunk in _chunks(path):
+        digest.update(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _copy(source: Path, target: Path) -> Digest:
+    """Copy a file and digest the very bytes that were written."""
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        for chunk in _chunks(source):
+            digest.update(chunk)
+            file.write(chunk)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _seen_from(uri: str, environment: RankEnvironment) -> str:
+    if uri.startswith("pvc://") or environment.base is None:
+        return ""
+    return f" (it starts from {environment.base})"
+
+
+def _download(uri: str, field: str, target: Path) -> None:
+    import aiohttp
+    from botocore.exceptions import (  # type: ignore[import-untyped]  # publishes no types
+        BotoCoreError,
+        ClientError,
+        NoCredentialsError,
+    )
+
+    where = f"{field}: {display(uri)}"
+    refused = f"{where}: access is refused; check the address and the credentials"
+    try:
+        _file_system(uri).get_file(uri, str(target))
+    except FileNotFoundError as error:
+        raise DataError(f"{where}: no such file; check the address") from error
+    except (PermissionError, NoCredentialsError) as error:
+        raise DataError(refused) from error
+    except aiohttp.ClientResponseError as error:
+        if error.status >= 500 or error.status == _TOO_MANY_REQUESTS:
+            raise StorageError(f"{where}: the server answered {error.status}") from error
+        if error.status in {401, 403}:
+            raise DataError(refused) from error
+        raise DataError(f"{where}: the server answered {error.status}; check the link") from error
+    except aiohttp.ClientConnectorCertificateError as error:
+        raise DataError(f"{where}: the server's certificate is not trusted") from error
+    except (aiohttp.ClientError, BotoCoreError, ClientError, TimeoutError) as error:
+        raise StorageError(f"{where}: can't be fetched ({type(error).__name__})") from error
+
+
+def _file_system(uri: str) -> Any:  # fsspec publishes no types
+    """The file system that reads ``uri``, never one that an earlier call set up differently.
+
+    S3 finds endpoint, region and keys where every AWS client does: ``AWS_ENDPOINT_URL``,
+    ``AWS_ACCESS_KEY_ID``, … or the pod's own identity.
+    """
+    import fsspec
+
+    if uri.startswith("s3://"):
+        return fsspec.filesystem("s3", skip_instance_cache=True)
+    return fsspec.filesystem("https", get_client=_https_session, skip_instance_cache=True)
+
+
+async def _https_session(loop: asyncio.AbstractEventLoop, **_: Any) -> Any:  # as fsspec calls it
+    """An HTTPS client that trusts the machine's authorities and never leaves HTTPS.
+
+    A redirect to plain HTTP would send the request, and bring the rows, where anybody can change
+    them.
+    """
+    import aiohttp
+
+    watch = aiohttp.TraceConfig()
+    watch.on_request_redirect.append(_refuse_plain_http)
+    return aiohttp.ClientSession(
+        loop=loop,
+        connector=aiohttp.TCPConnector(ssl=ssl.create_default_context()),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=_CONNECT_SECONDS, sock_read=_SILENCE_SECONDS
+        ),
+        trace_configs=[watch],
+        trust_env=True,
+    )
+
+
+async def _refuse_plain_http(_session: Any, _context: Any, redirect: Any) -> None:
+    target = urljoin(str(redirect.url), redirect.response.headers.get("Location", ""))
+    if not target.startswith("https://"):
+        raise DataError(
+            f"{display(str(redirect.url))}: redirects to {display(target)!r}, which is not https; "
+            "use an address that stays on https"
+        )

@@ -1,0 +1,160 @@
+"""95 % bootstrap intervals of whatever a confusion matrix determines, paired over predictors.
+
+A resample draws as many units (rows, or whole groups of rows) as there are, with replacement. All
+predictors are counted on the same draw, so that a difference between them keeps its pairing. Rows
+never travel: units are collapsed to counts of their cells, and a draw is a product of matrices.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from finetune_api.report import Interval
+from finetune_trainer.evaluation.metrics import Floats, Integers, error_rate
+
+TAIL = 0.025
+FEWEST_UNITS = 10
+"""With fewer rows or groups a percentile interval is far too narrow to be shown as 95 %."""
+
+_CHUNK_NUMBERS = 8_000_000
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What several predictors said about the same rows, ``predicted`` being ``[predictors, n]``.
+
+    ``groups`` numbers the group of each row from 0, or is unset where rows are the units.
+    """
+
+    labels: Integers
+    predicted: Integers
+    classes: int
+    groups: Integers | None = None
+
+    @property
+    def units(self) -> int:
+        """How many independent units there are."""
+        return len(self.labels) if self.groups is None else len(np.unique(self.groups))
+
+
+@dataclass(frozen=True)
+class _Units:
+    """Distinct units: counts of cells of each, ``[units, cells]``, and how often it occurs."""
+
+    cells: sparse.csr_array
+    multiplicity: Integers
+
+
+def with_an_error(outcomes: Outcomes) -> Outcomes:
+    """Count one row of the rarest class as wrong for each predictor that makes no error.
+
+    Resamples of a faultless sample are faultless too, and their interval would claim certainty
+    from ten rows. With one error the low end comes close to the exact binomial one (0.85 beside
+    0.83 for 20 rows, 0.970 beside 0.964 for 100), and the high end stays where it was.
+    """
+    faultless = (outcomes.predicted == outcomes.labels).all(axis=1)
+    if not faultless.any():
+        return outcomes
+    support = np.bincount(outcomes.labels, minlength=outcomes.classes)
+    rarest = int(np.where(support > 0, support, len(outcomes.labels) + 1).argmin())
+    row = int(np.flatnonzero(outcomes.labels == rarest)[0])
+    predicted = outcomes.predicted.copy()
+    predicted[faultless, row] = (rarest + 1) % outcomes.classes
+    return replace(outcomes, predicted=predicted)
+
+
+def resampled_confusions(
+    outcomes: Outcomes, resamples: int, random: np.random.Generator
+) -> Iterator[Integers]:
+    """Draw confusion matrices, in chunks ``[r, predictors, K, K]`` that sum to ``resamples``.
+
+    The order of rows, and of groups' numbers within one sorting, does not matter to the result.
+    """
+    predictors, classes = len(outcomes.predicted), outcomes.classes
+    units = _by_row(outcomes) if outcomes.groups is None else _by_group(outcomes, outcomes.groups)
+    drawn = int(units.multiplicity.sum())
+    chance = units.multiplicity / drawn
+    chunk = max(1, _CHUNK_NUMBERS // max(len(chance), predictors * classes * classes))
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        times = random.multinomial(drawn, chance, size=size)
+        counts = (units.cells.T @ times.T).T
+        yield counts.reshape(size, predictors, classes, classes)
+
+
+def interval(value: float, resampled: Floats, units: int) -> Interval:
+    """Percentile interval of a value that exists in each resample.
+
+    The ends are order statistics, the outer ones, never interpolated. Without ``FEWEST_UNITS``
+    there is a value and no interval.
+    """
+    if units < FEWEST_UNITS:
+        return Interval(value=value)
+    return Interval(
+        value=value,
+        low=_finite(np.quantile(resampled, TAIL, method="lower")),
+        high=_finite(np.quantile(resampled, 1 - TAIL, method="higher")),
+    )
+
+
+def error_reduction(model: NDArray[np.generic], baseline: NDArray[np.generic]) -> Floats:
+    """Share of the baseline's errors that the model does not make: 1 - err(model) / err(baseline).
+
+    Takes confusion matrices ``[..., K, K]``. Where the baseline makes no error the result is -inf
+    if the model makes one, and nan (undefined) if neither does.
+    """
+    wrong, reference = error_rate(model), error_rate(baseline)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        result: Floats = 1.0 - wrong / reference
+    return result
+
+
+def error_reduction_interval(value: float, resampled: Floats, units: int) -> Interval | None:
+    """Interval of ``error_reduction``; nothing where the baseline makes no error in the sample.
+
+    Resamples in which it makes none decide nothing, so each end takes them against itself: the
+    low end as -inf, the high end as 1. An end that falls among them is left unset.
+    """
+    if not np.isfinite(value):
+        return None
+    if units < FEWEST_UNITS:
+        return Interval(value=value)
+    low = np.quantile(np.nan_to_num(resampled, nan=-np.inf, neginf=-np.inf), TAIL, method="lower")
+    high = np.quantile(np.nan_to_num(resampled, nan=1.0, neginf=-np.inf), 1 - TAIL, method="higher")
+    return Interval(value=value, low=_finite(low), high=_finite(high))
+
+
+def _finite(end: np.floating) -> float | None:
+    return float(end) if np.isfinite(end) else None
+
+
+def _kinds(outcomes: Outcomes) -> tuple[sparse.csr_array, Integers]:
+    """Distinct kinds of rows (label and all predictions) as cells, and the kind of each row."""
+    predictors, classes = len(outcomes.predicted), outcomes.classes
+    rows = np.vstack([outcomes.labels, outcomes.predicted])
+    distinct, kind = np.unique(rows, axis=1, return_inverse=True)
+    cell = distinct[0] * classes + distinct[1:]
+    cell += np.arange(predictors)[:, None] * classes * classes
+    count = distinct.shape[1]
+    matrix = sparse.csr_array(
+        (np.ones(cell.size, dtype=np.int64), (np.tile(np.arange(count), predictors), cell.ravel())),
+        shape=(count, predictors * classes * classes),
+    )
+    return matrix, kind.ravel()
+
+
+def _by_row(outcomes: Outcomes) -> _Units:
+    cells, kind = _kinds(outcomes)
+    return _Units(cells, np.bincount(kind))
+
+
+def _by_group(outcomes: Outcomes, groups: Integers) -> _Units:
+    cells, kind = _kinds(outcomes)
+    names, group = np.unique(groups, return_inverse=True)
+    membership = sparse.csr_array(
+        (np.ones(len(kind), dtype=np.int64), (group, kind)), shape=(len(names), cells.shape[0])
+    )
+    return _Units(sparse.csr_array(membership @ cells), np.ones(len(names), dtype=np.int64))

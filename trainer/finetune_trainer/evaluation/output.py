@@ -1,0 +1,146 @@
+"""What the evaluate step leaves in ``output/``: per-row predictions and the report.
+
+Each file appears whole under its name or not at all. The report is written last: what it names is
+there, and without it there is no evaluation.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from finetune_api.report import EvaluationReport, ReportRef
+from finetune_api.run import LAYOUT
+from finetune_trainer.environment import Workspace
+from finetune_trainer.errors import StorageError
+from finetune_trainer.evaluation.metrics import Floats, log_probabilities
+from finetune_trainer.evaluation.scores import RowOutputs
+from finetune_trainer.models.export import export_is_whole
+from finetune_trainer.training.manifest import sync
+
+
+@dataclass(frozen=True)
+class TestRows:
+    """What names the test rows, in their order; ``groups`` is unset without a group column."""
+
+    __test__ = False
+
+    ids: Sequence[str]
+    texts: Sequence[str]
+    groups: Sequence[str] | None
+
+
+def predictions_table(rows: TestRows, outputs: RowOutputs, *, keep_texts: bool) -> pa.Table:
+    """Lay out the predictions, a row each: every figure of the report follows from this table.
+
+    Columns: ``row_id``, ``label``, ``predicted``, ``probabilities`` (in the order of the schema's
+    metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, and
+    ``group`` and ``text`` where there are such.
+    """
+    probabilities = np.exp(log_probabilities(outputs.logits))
+    predicted = outputs.outcomes.predicted
+    columns: dict[str, pa.Array] = {
+        "row_id": pa.array(rows.ids, pa.string()),
+        "label": _named(outputs.names, outputs.labels),
+        "predicted": _named(outputs.names, predicted[0]),
+        "probabilities": _vectors(probabilities),
+    }
+    for index, (name, values) in enumerate(outputs.baselines.items(), start=1):
+        columns[f"{name}_predicted"] = _named(outputs.names, predicted[index])
+        columns[f"{name}_probabilities"] = _vectors(values)
+    if rows.groups is not None:
+        columns["group"] = pa.array(rows.groups, pa.string())
+    if keep_texts:
+        columns["text"] = pa.array(rows.texts, pa.string())
+    return pa.table(columns).replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
+
+
+def write_predictions(workspace: Workspace, table: pa.Table) -> ReportRef:
+    """Write the table as Parquet.
+
+    Raises
+    ------
+    StorageError
+        If the workspace can't be written.
+    """
+    path = workspace.path(LAYOUT.predictions)
+    _replace(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+    return ReportRef(path=str(LAYOUT.predictions), digest=_digest(path))
+
+
+def write_report(workspace: Workspace, report: EvaluationReport) -> ReportRef:
+    """Write the report; with it, the evaluation exists.
+
+    Raises
+    ------
+    StorageError
+        If the workspace can't be written.
+    """
+    text = report.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"
+    path = workspace.path(LAYOUT.evaluation_report)
+    _replace(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    return ReportRef(path=str(LAYOUT.evaluation_report), digest=_digest(path))
+
+
+def stored_report(workspace: Workspace, inputs_digest: str) -> ReportRef | None:
+    """Find the report that an earlier attempt made of the same inputs, with all that it names.
+
+    Raises
+    ------
+    StorageError
+        If something is there and can't be read.
+    """
+    path = workspace.path(LAYOUT.evaluation_report)
+    try:
+        report = EvaluationReport.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+    except OSError as error:
+        raise StorageError(f"{path}: can't read the stored report ({error})") from error
+    if report.inputs_digest != inputs_digest or not _is_whole(workspace, report):
+        return None
+    return ReportRef(path=str(LAYOUT.evaluation_report), digest=_digest(path))
+
+
+def _is_whole(workspace: Workspace, report: EvaluationReport) -> bool:
+    predictions = workspace.path(report.predictions.path)
+    if not predictions.is_file() or _digest(predictions) != report.predictions.digest:
+        return False
+    if report.model is None:
+        return not workspace.path(LAYOUT.output_model).exists()
+    return export_is_whole(workspace.path(report.model.path), report.model.digest)
+
+
+def _named(names: tuple[str, ...], classes: np.ndarray) -> pa.Array:
+    return pa.array([names[index] for index in classes.tolist()], pa.string())
+
+
+def _vectors(values: Floats) -> pa.Array:
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float64).ravel())
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        sync(temporary)
+        temporary.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        raise StorageError(f"{path}: can't write it ({error})") from error
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    except OSError as error:
+        raise StorageError(f"{path}: can't read it ({error})") from error

@@ -1,0 +1,210 @@
+"""The evaluate step: test rows scored by model and baselines, judged, and exported if they pass.
+
+``__main__`` calls ``evaluate``. Everything it leaves appears whole or not at all, and running it
+again with the same inputs serves what it made before.
+"""
+
+import hashlib
+import json
+import logging
+
+import numpy as np
+from datasets import Dataset, load_from_disk
+from pydantic import ValidationError
+from transformers import PreTrainedModel
+
+from finetune_api.markers import Digest
+from finetune_api.report import EvaluationReport, PrepareReport, ReportRef
+from finetune_api.run import LAYOUT, Run
+from finetune_trainer.data.sources import resolve_local
+from finetune_trainer.environment import RankEnvironment, Workspace
+from finetune_trainer.errors import DataError, StorageError
+from finetune_trainer.evaluation.baselines import Baseline, load_baselines
+from finetune_trainer.evaluation.checkpoint import (
+    ScoredCheckpoint,
+    find_checkpoint,
+    load_checkpoint,
+)
+from finetune_trainer.evaluation.gate import judge
+from finetune_trainer.evaluation.inference import class_logits
+from finetune_trainer.evaluation.metrics import log_probabilities
+from finetune_trainer.evaluation.output import (
+    TestRows,
+    predictions_table,
+    stored_report,
+    write_predictions,
+    write_report,
+)
+from finetune_trainer.evaluation.scores import RowOutputs, score
+from finetune_trainer.models.card import base_licence, model_card
+from finetune_trainer.models.export import (
+    Proof,
+    export_model,
+    prepare_for_export,
+    remove_export,
+)
+
+PROOF_ROWS = 16
+_log = logging.getLogger(__name__)
+
+
+def evaluate(environment: RankEnvironment, run: Run) -> ReportRef:
+    """Evaluate the run's best checkpoint; return where the report lies, with its digest.
+
+    A gate that fails is a result, not an error: the report says so, and nothing is exported.
+
+    Raises
+    ------
+    TrainerError
+        One of its kinds, if the checkpoint, the rows or the workspace are not what they should be,
+        or the exported model could not be proved.
+    """
+    workspace = environment.workspace
+    prepared = _prepare_report(workspace)
+    checkpoint = find_checkpoint(environment, run, prepared)
+    inputs = _inputs_digest(run, checkpoint, prepared)
+    stored = stored_report(workspace, inputs)
+    if stored is not None:
+        _log.info("the same checkpoint and rows were evaluated before: serving that report")
+        return stored
+    test = _test_rows(workspace, prepared)
+    model, tokenizer = load_checkpoint(checkpoint, environment, run, prepared.labels)
+    rows, outputs = _outputs(workspace, run, prepared, test, model)
+    report = _report(run, prepared, checkpoint, inputs, outputs, workspace, rows)
+    remove_export(workspace.path(LAYOUT.output_model))
+    if report.passed:
+        prepare_for_export(model, tokenizer, prepared.labels, run.training.max_length)
+        licence = base_licence(resolve_local(run.model.uri, environment, "model.uri"))
+        digest = export_model(
+            model,
+            tokenizer,
+            model_card(run, prepared, report, licence),
+            _proof(run, rows, outputs, test),
+            workspace.path(LAYOUT.output_model),
+        )
+        exported = ReportRef(path=str(LAYOUT.output_model), digest=digest)
+        report = report.model_copy(update={"model": exported})
+    return write_report(workspace, report)
+
+
+def _prepare_report(workspace: Workspace) -> PrepareReport:
+    path = workspace.path(LAYOUT.prepare_report)
+    try:
+        return PrepareReport.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: there are no prepared data; run the prepare step first"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"{path}: can't read the prepare step's report ({error})") from error
+    except ValidationError as error:
+        raise DataError(f"{path}: not a report of the prepare step; prepare again") from error
+
+
+def _inputs_digest(run: Run, checkpoint: ScoredCheckpoint, prepared: PrepareReport) -> Digest:
+    """Digest of all that the report follows from; equal inputs are evaluated once."""
+    inputs = {
+        "spec": run.spec_digest,
+        "evaluation": run.evaluation.wire(),
+        "training": run.training.wire(),
+        "checkpoint": checkpoint.manifest_digest,
+        "split": prepared.data.split_digest,
+        "labels": prepared.labels,
+        "smoke": run.smoke,
+    }
+    return f"sha256:{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}"
+
+
+def _test_rows(workspace: Workspace, prepared: PrepareReport) -> Dataset:
+    path = workspace.path(LAYOUT.test)
+    try:
+        test = load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there are no test rows; run the prepare step again") from error
+    except OSError as error:
+        raise StorageError(f"{path}: can't read the test rows ({error})") from error
+    if len(test) != prepared.data.test_rows or len(set(test["row_id"])) != len(test):
+        raise DataError(
+            f"{path}: {len(test)} test rows, {len(set(test['row_id']))} of them distinct, where "
+            f"the prepare step counted {prepared.data.test_rows}; prepare again"
+        )
+    return test
+
+
+def _outputs(
+    workspace: Workspace,
+    run: Run,
+    prepared: PrepareReport,
+    test: Dataset,
+    model: PreTrainedModel,
+) -> tuple[TestRows, RowOutputs]:
+    """Score every test row by the model and by each baseline, in the same order."""
+    grouped = run.dataset.columns.group is not None
+    rows = TestRows(
+        ids=list(test["row_id"]),
+        texts=list(test["text"]),
+        groups=list(test["group"]) if grouped else None,
+    )
+    outputs = RowOutputs(
+        names=prepared.labels,
+        labels=np.asarray(test["label"], dtype=np.int64),
+        logits=class_logits(model, test),
+        baselines={
+            baseline.name: np.asarray(baseline.predict_proba(rows.texts), dtype=np.float64)
+            for baseline in _baselines(workspace)
+        },
+        groups=None if rows.groups is None else np.unique(rows.groups, return_inverse=True)[1],
+    )
+    return rows, outputs
+
+
+def _baselines(workspace: Workspace) -> list[Baseline]:
+    path = workspace.path(LAYOUT.baselines)
+    try:
+        return load_baselines(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: a baseline is missing ({error}); prepare again") from error
+    except OSError as error:
+        raise StorageError(f"{path}: can't read the baselines ({error})") from error
+
+
+def _report(
+    run: Run,
+    prepared: PrepareReport,
+    checkpoint: ScoredCheckpoint,
+    inputs: Digest,
+    outputs: RowOutputs,
+    workspace: Workspace,
+    rows: TestRows,
+) -> EvaluationReport:
+    """Compute the figures, keep the predictions they come from, and judge; nothing is exported."""
+    scores = score(outputs, run.evaluation.resamples, run.training.seed)
+    gate = judge(run.evaluation.gate, scores.metrics, scores.baselines)
+    table = predictions_table(rows, outputs, keep_texts=run.evaluation.keep_predictions)
+    return EvaluationReport(
+        inputs_digest=inputs,
+        test_rows=len(rows.ids),
+        checkpoint_step=checkpoint.step,
+        split_digest=prepared.data.split_digest,
+        labels=prepared.labels,
+        metrics=scores.metrics,
+        per_class=scores.per_class,
+        confusion_matrix=scores.confusion_matrix,
+        baselines=scores.baselines,
+        gate=gate,
+        passed=all(result.passed for result in gate),
+        resamples=run.evaluation.resamples,
+        interval_unit=(run.dataset.columns.group or "row")[:63],
+        predictions=write_predictions(workspace, table),
+    )
+
+
+def _proof(run: Run, rows: TestRows, outputs: RowOutputs, test: Dataset) -> Proof:
+    """Choose rows of every length, the shortest and the longest among them."""
+    order = np.argsort([len(ids) for ids in test["input_ids"]], kind="stable")
+    chosen = order[np.unique(np.linspace(0, len(order) - 1, PROOF_ROWS).astype(np.int64))]
+    return Proof(
+        texts=[rows.texts[place] for place in chosen],
+        probabilities=np.exp(log_probabilities(outputs.logits[chosen])),
+        device=run.gang.device,
+    )

@@ -1,0 +1,1 @@
+"""Models: whether one fits its task, and its facts."""

@@ -1,0 +1,222 @@
+"""The model card: what is known of an exported model, from the facts of its job and no more.
+
+Pure text; the export writes it as ``README.md`` beside the weights.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from finetune_api.report import DataReport, EvaluationReport, Interval, PrepareReport
+from finetune_api.run import Run
+
+UNKNOWN_LICENCE = "unknown"
+_FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
+
+
+def base_licence(model_folder: Path) -> str:
+    """The licence that the base model's own card states, or ``unknown``."""
+    try:
+        text = (model_folder / "README.md").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return UNKNOWN_LICENCE
+    matter = _FRONT_MATTER.match(text)
+    try:
+        stated = yaml.safe_load(matter[1]) if matter else None
+    except yaml.YAMLError:
+        return UNKNOWN_LICENCE
+    licence = stated.get("license") if isinstance(stated, dict) else None
+    return licence if isinstance(licence, str) and licence else UNKNOWN_LICENCE
+
+
+def model_card(run: Run, prepared: PrepareReport, report: EvaluationReport, licence: str) -> str:
+    """Write the card of a model that passed its gate."""
+    parts = (
+        _front_matter(licence),
+        f"# {run.job.name}\n\n{_origin(run, prepared)}",
+        f"## Use\n\n{_use(run)}",
+        f"## Measured on {report.test_rows} test rows\n\n{_metrics(report)}",
+        f"### Against conventional baselines\n\n{_baselines(report)}",
+        f"### By class\n\n{_classes(report)}",
+        f"### Confusion matrix\n\n{_confusion(report)}",
+        *((f"## Requirements\n\n{_gate(report)}",) if report.gate else ()),
+        f"## Data\n\n{_data(prepared.data)}",
+        f"## Training\n\n{_training(run, report)}",
+        f"## Limits\n\n{_limits(run, prepared, report)}",
+        f"## Licence\n\n{_licence(licence)}",
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(licence: str) -> str:
+    matter = {
+        "library_name": "transformers",
+        "license": licence,
+        "pipeline_tag": "text-classification",
+        "tags": ["text-classification"],
+    }
+    return f"---\n{yaml.safe_dump(matter, sort_keys=True)}---"
+
+
+def _origin(run: Run, prepared: PrepareReport) -> str:
+    labels = ", ".join(f"`{_cell(label)}`" for label in prepared.labels)
+    return (
+        f"A text classifier with {len(prepared.labels)} classes: {labels}.\n\n"
+        f"Fine-tuned in full from `{_cell(run.model.uri)}` ({prepared.model.architecture}, "
+        f"{prepared.model.parameters:,} parameters)."
+    )
+
+
+def _use(run: Run) -> str:
+    return (
+        "```python\n"
+        "from transformers import pipeline\n\n"
+        'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER", top_k=None)\n'
+        'classify(["a text"], truncation=True)\n'
+        "```\n\n"
+        f"Texts are read up to {run.training.max_length} tokens. Weights are in fp32, as they were "
+        "scored; labels and probabilities of a plain pipeline were compared with the scored ones "
+        "before the export."
+    )
+
+
+def _metrics(report: EvaluationReport) -> str:
+    metrics = report.metrics
+    rows = [
+        ("accuracy", *_interval(metrics.accuracy)),
+        ("balanced accuracy", *_interval(metrics.balanced_accuracy)),
+        ("macro F1", *_interval(metrics.macro_f1)),
+        ("Matthews correlation", *_interval(metrics.mcc)),
+        ("loss (mean negative log-likelihood, nats)", f"{metrics.loss:.4f}", ""),
+        ("expected calibration error", f"{metrics.expected_calibration_error:.4f}", ""),
+        ("Brier score (0 to 2)", f"{metrics.brier:.4f}", ""),
+    ]
+    return (
+        _table(("figure", "value", "95 % interval"), rows)
+        + f"\n\nIntervals: percentiles of {report.resamples} bootstrap resamples, drawn by "
+        f"{_cell(report.interval_unit)}. These rows took no part in training or in choosing the "
+        "checkpoint."
+    )
+
+
+def _baselines(report: EvaluationReport) -> str:
+    rows = []
+    for scores in report.baselines:
+        reduction = scores.error_reduction
+        shown = _interval(reduction) if reduction else ("undefined: it makes no error", "")
+        rows.append((scores.name, *_interval(scores.accuracy), *shown))
+    head = ("baseline", "accuracy", "95 % interval", "errors removed", "95 % interval")
+    return _table(head, rows)
+
+
+def _classes(report: EvaluationReport) -> str:
+    rows = [
+        (
+            scores.label,
+            f"{scores.precision:.4f}",
+            f"{scores.recall:.4f}",
+            f"{scores.f1:.4f}",
+            str(scores.support),
+        )
+        for scores in report.per_class
+    ]
+    return _table(("class", "precision", "recall", "F1", "rows"), rows)
+
+
+def _confusion(report: EvaluationReport) -> str:
+    rows = [
+        (label, *(str(count) for count in counts))
+        for label, counts in zip(report.labels, report.confusion_matrix, strict=True)
+    ]
+    return "Rows: the true class; columns: the predicted one.\n\n" + _table(
+        ("", *report.labels), rows
+    )
+
+
+def _gate(report: EvaluationReport) -> str:
+    rows = [
+        (
+            one.name,
+            one.metric + (f" against {one.against}" if one.against else ""),
+            "lower end of the interval" if one.bound == "Lower" else "value",
+            f"{one.required:g}",
+            "undefined" if one.measured is None else f"{one.measured:.4f}",
+            "passed" if one.passed else "failed",
+        )
+        for one in report.gate
+    ]
+    return _table(("requirement", "figure", "held to", "at least", "measured", "result"), rows)
+
+
+def _data(data: DataReport) -> str:
+    dropped = sum(reason.rows for reason in data.cleaning if reason.dropped)
+    rows = [
+        ("rows read", f"{data.read_rows}"),
+        ("dropped in cleaning", f"{dropped}"),
+        ("train", f"{data.train_rows}"),
+        ("select (best checkpoint)", f"{data.select_rows}"),
+        ("test", f"{data.test_rows}"),
+        ("digest of the source", data.data_digest),
+        ("digest of the split", data.split_digest),
+    ]
+    text = _table(("data", ""), rows)
+    if data.tokens is not None and data.tokens.truncated_rows:
+        text += f"\n\n{data.tokens.truncated_rows} training rows were cut to the length limit."
+    return text
+
+
+def _training(run: Run, report: EvaluationReport) -> str:
+    settings = [
+        (name, str(value)) for name, value in run.training.wire().items() if value is not None
+    ]
+    rows = [
+        *settings,
+        ("step of this checkpoint", str(report.checkpoint_step)),
+        ("digest of the manifest's spec", run.spec_digest),
+    ]
+    return _table(("setting", "value"), rows)
+
+
+def _limits(run: Run, prepared: PrepareReport, report: EvaluationReport) -> str:
+    lines = [
+        "- The figures hold for rows drawn as these were; other sources were not measured.",
+        f"- Text beyond {run.training.max_length} tokens is not read.",
+        "- Whether it does worse for some groups of people was not measured.",
+    ]
+    rare = [scores for scores in report.per_class if scores.support < 30]
+    if rare:
+        names = ", ".join(f"`{_cell(scores.label)}` ({scores.support})" for scores in rare[:10])
+        lines.append(f"- Fewer than 30 test rows, so hardly measured: {names}.")
+    if run.smoke:
+        lines.append("- A smoke run of a few steps: it proves the way, the model is of no use.")
+    if len(prepared.labels) > 1 and report.metrics.accuracy.low is None:
+        lines.append("- Too few test rows or groups for intervals.")
+    return "\n".join(lines)
+
+
+def _licence(licence: str) -> str:
+    if licence == UNKNOWN_LICENCE:
+        return "Unknown: neither the job nor the base model's card states one."
+    return (
+        f"`{_cell(licence)}` is what the base model's card states. Terms of the training data are "
+        "unknown and may add to it."
+    )
+
+
+def _interval(one: Interval) -> tuple[str, str]:
+    low = "?" if one.low is None else f"{one.low:.4f}"
+    high = "?" if one.high is None else f"{one.high:.4f}"
+    known = one.low is not None or one.high is not None
+    return f"{one.value:.4f}", f"{low} to {high}" if known else "too few units"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    """A text that stays within its cell: labels and names are people's own."""
+    return re.sub(r"\s+", " ", text).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")

@@ -1,0 +1,90 @@
+"""A model's facts for the footprint, and whether its backbone is whole; no weight is built.
+
+Used by ``prepare``. The model is laid out on the meta device, which has shapes and no memory.
+"""
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+
+from finetune_api.report import ModelFacts
+from finetune_trainer.errors import UsageError
+from finetune_trainer.models.check import usable_positions
+
+_INNER_SIZES = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
+_INNER_TO_HIDDEN = 4
+
+
+def model_facts(folder: Path, uri: str, config: PretrainedConfig, classes: int) -> ModelFacts:
+    """Read shapes and names of the weights, and count what would be trained.
+
+    Raises
+    ------
+    UsageError
+        If weights can't be read, or one of the backbone is missing or of another shape: only the
+        head may be new.
+    """
+    model = _on_meta(folder, uri, classes)
+    text = config.get_text_config()
+    parameters = list(model.parameters())
+    return ModelFacts(
+        architecture=type(model).__name__,
+        model_type=config.model_type,
+        parameters=sum(one.numel() for one in parameters),
+        trainable_parameters=sum(one.numel() for one in parameters if one.requires_grad),
+        layers=int(text.num_hidden_layers),
+        hidden_size=int(text.hidden_size),
+        intermediate_size=_inner_size(text),
+        attention_heads=int(text.num_attention_heads),
+        vocabulary=int(text.vocab_size),
+        max_positions=usable_positions(config),
+        classes=classes,
+    )
+
+
+def _on_meta(folder: Path, uri: str, classes: int) -> PreTrainedModel:
+    try:
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=classes,
+            device_map=torch.device("meta"),
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UsageError(
+            f"model.uri: {uri}: its weights can't be read ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}); write "
+            "them anew with save_pretrained"
+        ) from error
+    other_shapes = {key[0] for key in loaded["mismatched_keys"]}
+    broken = sorted(
+        key
+        for key in {*loaded["missing_keys"], *other_shapes}
+        if _is_backbone(key, model.base_model_prefix)
+    )
+    if broken:
+        raise UsageError(
+            f"model.uri: {uri}: {len(broken)} weights of the backbone are missing or of another "
+            f"shape than config.json says (first: {broken[0]}); only a head may be new"
+        )
+    return model  # type: ignore[no-any-return]  # an Auto class gives whichever it finds
+
+
+def _is_backbone(key: str, prefix: str) -> bool:
+    """A pooler is part of the head: models for masked words come without one."""
+    return key.startswith(f"{prefix}.") and ".pooler." not in f".{key}"
+
+
+def _inner_size(config: PretrainedConfig) -> int:
+    """The width of the feed-forward layer; four times the hidden one where none is stated."""
+    for name in _INNER_SIZES:
+        size = getattr(config, name, None)
+        if isinstance(size, int):
+            return size
+    return _INNER_TO_HIDDEN * int(config.hidden_size)

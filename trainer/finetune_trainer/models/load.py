@@ -1,0 +1,184 @@
+"""Loads the model that is tuned: backbone from its folder, head for the job's classes.
+
+``train`` gives it a base model, ``evaluate`` a checkpoint. Nothing is guessed: labels, problem
+type and pad id are written into the configuration, and what does not fit is refused.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+
+from finetune_api.job import Task
+from finetune_trainer.errors import UsageError
+from finetune_trainer.models.check import check_config, load_tokenizer
+
+PROBLEM_TYPE: Literal["single_label_classification"] = "single_label_classification"
+# Rates at which a model drops something at random while it learns, by the names in use.
+_DROPOUT = re.compile(r"dropout|pdrop|layerdrop|drop_path")
+# A new classifier stands on the pooler, and many backbones come without one.
+_POOLER = re.compile(r"(^|\.)pooler\.")
+_NAMED_FEW = 5
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model for sequence classification and the tokenizer that goes with it."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    new_weights: tuple[str, ...]
+
+
+def load_classifier(
+    folder: Path, uri: str, labels: tuple[str, ...], *, dropout: float | None, seed: int
+) -> Classifier:
+    """Load a model with fp32 weights and one output per label; messages name it by its ``uri``.
+
+    Weights that the folder lacks are drawn from ``seed`` alone, on any number of ranks; only a head
+    (and the pooler below it) may be lacking.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds no model, a model without safetensors, one whose backbone lacks
+        weights, or a classifier of other labels.
+    """
+    config = check_config(folder, uri, Task.TEXT_CLASSIFICATION)
+    tokenizer = load_tokenizer(folder, uri)
+    _require_same_labels(uri, config, labels)
+    _require_same_padding(uri, config, tokenizer)
+    _settle(config, tokenizer, labels, dropout)
+    model, missing = _weights(folder, uri, config)
+    _require_backbone(uri, model, missing)
+    if missing:
+        _make_head(model, missing, seed)
+    return Classifier(model=model, tokenizer=tokenizer, new_weights=tuple(missing))
+
+
+def override_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
+    """Set every dropout rate of a configuration; return the names of those that it has."""
+    names = [
+        name
+        for name, value in config.to_dict().items()
+        if _DROPOUT.search(name)
+        and not isinstance(value, bool)
+        and (value is None or isinstance(value, int | float))
+    ]
+    for name in names:
+        setattr(config, name, rate)
+    return names
+
+
+def _settle(
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    labels: tuple[str, ...],
+    dropout: float | None,
+) -> None:
+    config.num_labels = len(labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.problem_type = PROBLEM_TYPE
+    config.pad_token_id = tokenizer.pad_token_id
+    if dropout is not None:
+        override_dropout(config, dropout)
+
+
+def _require_same_labels(uri: str, config: PreTrainedConfig, labels: tuple[str, ...]) -> None:
+    """A model that classifies already keeps its classes, in their order."""
+    if not any("ForSequenceClassification" in name for name in config.architectures or ()):
+        return
+    theirs = tuple(str(label) for _, label in sorted((config.id2label or {}).items()))
+    unnamed = all(re.fullmatch(r"LABEL_\d+", label) for label in theirs)
+    if len(theirs) != len(labels) or not (unnamed or theirs == labels):
+        raise UsageError(
+            f"model.uri: {uri} classifies into {_few(theirs)}, the data into {_few(labels)}: "
+            "name the labels in the model's order in dataset.labels, or take a model without head"
+        )
+
+
+def _require_same_padding(
+    uri: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    if config.pad_token_id not in (None, tokenizer.pad_token_id):
+        raise UsageError(
+            f"model.uri: {uri} pads with {config.pad_token_id} by its config.json and with "
+            f"{tokenizer.pad_token_id} by its tokenizer: make them equal"
+        )
+
+
+def _weights(folder: Path, uri: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+    # What the loader reports: names of weights by what became of them.
+    report: dict[str, Any]
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise UsageError(
+            f"model.uri: {uri} does not load for text classification: {str(error)[:400]}"
+        ) from error
+    zero3: bool = is_deepspeed_zero3_enabled()  # type: ignore[no-untyped-call]
+    if zero3 and hasattr(model, "_weight_conversions"):
+        # There the loader notes every renaming that it knows, and saving would go back to names
+        # of old (LayerNorm.gamma); without the note it takes those that the architecture has.
+        del model._weight_conversions  # noqa: SLF001
+    return model, sorted(report["missing_keys"])
+
+
+def _require_backbone(uri: str, model: PreTrainedModel, missing: list[str]) -> None:
+    prefix = f"{model.base_model_prefix}."
+    lacking = [name for name in missing if name.startswith(prefix) and not _POOLER.search(name)]
+    if lacking:
+        raise UsageError(
+            f"model.uri: {uri} lacks {len(lacking)} weights of the backbone "
+            f"({_few(lacking)}): it is another model than its config.json says, or incomplete"
+        )
+
+
+def _make_head(model: PreTrainedModel, missing: Iterable[str], seed: int) -> None:
+    """Draw the new weights anew: loaders draw them from other numbers at each ZeRO stage."""
+    owners = sorted({name.rpartition(".")[0] for name in missing})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for owner in owners:
+            module = model.get_submodule(owner)
+            with _whole(module):
+                for parameter in module.parameters(recurse=False):
+                    parameter._is_hf_initialized = False  # type: ignore[attr-defined]  # noqa: SLF001
+                # The architecture's own way of drawing, which the base class documents.
+                model._init_weights(module)  # type: ignore[no-untyped-call]  # noqa: SLF001
+
+
+def _whole(module: torch.nn.Module) -> Any:  # a context manager of DeepSpeed's, which has no types
+    """Parameters of one module in one piece: ZeRO 3 has scattered them over the ranks."""
+    parameters = list(module.parameters(recurse=False))
+    if not any(hasattr(parameter, "ds_id") for parameter in parameters):
+        return contextlib.nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f", … {len(listed) - _NAMED_FEW} more" if len(listed) > _NAMED_FEW else ""
+    return ", ".join(listed[:_NAMED_FEW]) + more

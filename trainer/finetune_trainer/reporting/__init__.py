@@ -1,0 +1,1 @@
+"""What a trainer process says about itself: progress, metrics, the termination message."""

@@ -1,0 +1,215 @@
+"""What happens between two optimizer steps: agree, report, score, save, stop.
+
+Every rank runs it at the same step, and decides only upon what all of them know; so none of them
+can be in another collective call than the others.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from finetune_api.report import TrainResult
+from finetune_api.times import format_time
+from finetune_trainer.errors import UsageError
+from finetune_trainer.reporting.curve import Curve
+from finetune_trainer.reporting.events import Evaluated, Event, Planned, Saved, Staged, Stepped
+from finetune_trainer.training.cadence import Cadence
+from finetune_trainer.training.checkpoints import CheckpointStore
+from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.manifest import Best, TrainingState
+from finetune_trainer.training.plan import StepPlan
+from finetune_trainer.training.resume import Resume
+from finetune_trainer.training.rows import PreparedRows
+from finetune_trainer.training.stop import StopRequest
+from finetune_trainer.training.trainer import FineTuneTrainer
+
+
+class DivergedError(UsageError):
+    """The loss is no number any more; the same run would end there again."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the boundary works with; each is built by ``rank``."""
+
+    gang: Gang
+    stop: StopRequest
+    plan: StepPlan
+    cadence: Cadence
+    select_rows: PreparedRows
+    store: CheckpointStore
+    say: Callable[[Event], None]
+
+
+class Boundary(TrainerCallback):
+    """Called by the Trainer after each step, with the optimizer, schedule and step moved on."""
+
+    def __init__(self, trainer: FineTuneTrainer, parts: Parts, resume: Resume | None) -> None:
+        self._trainer = trainer
+        self._parts = parts
+        self._resume = resume
+        self._state = resume.state if resume else TrainingState()
+        self._curve = Curve.of(self._state.curve, stride=self._state.curve_stride)
+        self._learning_rate = 0.0
+        self._step_began = time.monotonic()
+        self.result: TrainResult | None = None
+        self.stopped = False
+
+    def on_train_begin(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,  # the Trainer's parts, which this has already
+    ) -> None:
+        """Say where this attempt begins, and make up for an evaluation that a stop cut off."""
+        step, cadence = state.global_step, self._parts.cadence
+        self._parts.say(
+            Planned(
+                at=_now(),
+                step=step,
+                total_steps=cadence.total_steps,
+                resumed_from_attempt=self._resume.attempt if self._resume else None,
+                curve=self._curve.points(),
+                curve_stride=self._curve.stride,
+                remaining_checkpoints=cadence.remaining_checkpoints(step),
+                remaining_evaluations=cadence.remaining_evaluations(step),
+            )
+        )
+        self._parts.say(Staged(stage="training"))
+        if step > 0 and cadence.evaluates_at(step) and not self._state.evaluated:
+            self._score_and_save(step, control, stopping=False)
+        self._step_began = time.monotonic()
+
+    def on_optimizer_step(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,  # noqa: ARG002
+        control: TrainerControl,  # noqa: ARG002
+        **_: Any,
+    ) -> None:
+        """Note the rate that this step used, before the schedule moves on."""
+        self._learning_rate = self._trainer.learning_rate
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,
+        **_: Any,
+    ) -> None:
+        """Agree on the step's loss and on a stop, then do what is due."""
+        step = state.global_step
+        stopping = self._agree(step)
+        self._score_and_save(step, control, stopping=stopping)
+        self._step_began = time.monotonic()
+
+    def _agree(self, step: int) -> bool:
+        """Add up the ranks' parts; one small exchange per step carries all there is to agree on."""
+        sums = self._trainer.take_sums()
+        stop_wish = float(self._parts.stop.requested)
+        loss, tokens, stops = self._parts.gang.sums(float(sums.loss), float(sums.tokens), stop_wish)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"training diverged: the loss is {loss} at step {step}; lower "
+                "training.learningRate, or raise training.warmupRatio"
+            )
+        self._curve.add_loss(step, loss)
+        self._state = self._state.model_copy(
+            update={"step": step, "loss": loss, "evaluated": False}
+        )
+        self._parts.say(
+            Stepped(
+                at=_now(),
+                step=step,
+                loss=loss,
+                learning_rate=self._learning_rate,
+                rows=len(self._parts.plan.global_batch(step - 1)),
+                tokens=int(tokens),
+                seconds=time.monotonic() - self._step_began,
+                remaining_checkpoints=self._parts.cadence.remaining_checkpoints(step),
+                remaining_evaluations=self._parts.cadence.remaining_evaluations(step),
+            )
+        )
+        return stops > 0
+
+    def _score_and_save(self, step: int, control: TrainerControl, *, stopping: bool) -> None:
+        cadence = self._parts.cadence
+        improved = False
+        if cadence.evaluates_at(step) and not stopping:
+            score = self._score(step)
+            stopping = score is None
+            improved = score is not None and self._take_score(step, score)
+        finished = step == cadence.total_steps and self._state.evaluated
+        if improved or stopping or finished or cadence.saves_at(step):
+            self._save(step, finished=finished)
+        if stopping:
+            self.stopped = True
+            control.should_training_stop = True
+
+    def _score(self, step: int) -> float | None:
+        self._parts.say(Staged(stage="evaluating"))
+        began = time.monotonic()
+        score = self._trainer.select_loss(self._parts.select_rows, self._parts.stop)
+        if score is not None:
+            if not math.isfinite(score):
+                raise DivergedError(
+                    f"training diverged: the loss on the select rows is {score} at step {step}; "
+                    "lower training.learningRate, or raise training.warmupRatio"
+                )
+            milliseconds = _milliseconds_since(began)
+            self._parts.say(Evaluated(step=step, select_loss=score, milliseconds=milliseconds))
+        self._parts.say(Staged(stage="training"))
+        return score
+
+    def _take_score(self, step: int, score: float) -> bool:
+        """Note the score; whether it is the best so far."""
+        self._curve.add_score(step, score)
+        best = self._state.best
+        improved = best is None or score < best.select_loss
+        if improved:
+            best = Best(
+                attempt=self._parts.store.attempt,
+                step=step,
+                select_loss=score,
+                path=self._parts.store.path_of(step),
+            )
+        self._state = self._state.model_copy(update={"evaluated": True, "best": best})
+        return improved
+
+    def _save(self, step: int, *, finished: bool) -> None:
+        self._parts.say(Staged(stage="saving"))
+        began = time.monotonic()
+        self._state = self._state.model_copy(
+            update={"curve": self._curve.points(), "curve_stride": self._curve.stride}
+        )
+        result = self._result() if finished else None
+        self._parts.store.save(self._trainer.write_checkpoint, self._state, result)
+        self.result = result
+        self._parts.say(Saved(at=_now(), step=step, milliseconds=_milliseconds_since(began)))
+        self._parts.say(Staged(stage="training"))
+
+    def _result(self) -> TrainResult | None:
+        best = self._state.best
+        if best is None:
+            return None
+        return TrainResult(
+            steps=self._state.step,
+            best_step=best.step,
+            best_select_loss=best.select_loss,
+            final_loss=self._state.loss,
+            checkpoint=best.path,
+        )
+
+
+def _now() -> str:
+    return format_time(datetime.now(UTC))
+
+
+def _milliseconds_since(began: float) -> int:
+    return int((time.monotonic() - began) * 1000)

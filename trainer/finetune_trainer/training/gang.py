@@ -1,0 +1,93 @@
+"""The gang's process group: made before any library makes its own, left in order.
+
+Used by ``rank`` and by what ranks decide together.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+
+from finetune_trainer.errors import NodeFaultError
+from finetune_trainer.training.place import Place, collective_timeout
+
+T = TypeVar("T")
+
+
+def claim_device(kind: Literal["cpu", "cuda"], place: Place) -> torch.device:
+    """The device of this rank.
+
+    Raises
+    ------
+    NodeFaultError
+        If a GPU was promised and none is visible: training on the CPU instead would be paid as if
+        it had one.
+    """
+    if kind == "cpu":
+        return torch.device("cpu")
+    seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if seen <= place.local_rank:
+        raise NodeFaultError(
+            f"rank {place.rank} was promised a GPU and sees {seen} on its worker, which has "
+            f"{place.local_world_size} ranks: the node's driver or device plugin is at fault"
+        )
+    torch.cuda.set_device(place.local_rank)
+    return torch.device("cuda", place.local_rank)
+
+
+def backend_of(device: torch.device) -> str:
+    """The collectives' library for a device."""
+    return "gloo" if device.type == "cpu" else "nccl"
+
+
+@contextmanager
+def process_group(place: Place, device: torch.device) -> Iterator["Gang"]:
+    """Meet the other ranks; the group is left together, or not at all after an error."""
+    dist.init_process_group(
+        backend=backend_of(device),
+        timeout=collective_timeout(os.environ),
+        rank=place.rank,
+        world_size=place.world_size,
+        device_id=None if device.type == "cpu" else device,
+    )
+    yield Gang(place, device)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+class Gang:
+    """What the ranks say to each other beside gradients. Every call is made by all of them."""
+
+    def __init__(self, place: Place, device: torch.device) -> None:
+        self.place = place
+        self.device = device
+
+    def sums(self, *numbers: float) -> list[float]:
+        """Add numbers up over the ranks, in fp64."""
+        together = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(together)
+        return [float(number) for number in together.tolist()]
+
+    def any(self, flag: bool) -> bool:  # noqa: FBT001
+        """Whether the flag is set on any rank."""
+        return self.sums(float(flag))[0] > 0
+
+    def told_by_first(self, word: T) -> T:
+        """What rank 0 says; the others' argument is not looked at."""
+        words = [word]
+        dist.broadcast_object_list(words, src=0, device=self.device)
+        return words[0]
+
+    def gathered(self, word: T) -> list[T]:
+        """What every rank says, by rank."""
+        words: list[T | None] = [None] * self.place.world_size
+        dist.all_gather_object(words, word)
+        # Every place is filled now, be it with a None that a rank said.
+        return cast("list[T]", words)
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        dist.barrier()

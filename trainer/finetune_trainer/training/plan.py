@@ -1,0 +1,90 @@
+"""Which rows each optimizer step learns from, and which rank computes which of them.
+
+The whole training is one flat list of optimizer steps. A step's global batch is a slice of its
+epoch's seeded permutation and depends on nothing else: not on workers, ranks, micro-batches or on
+where an attempt resumed. ``trainer`` feeds ranks from here; no torch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_api.run import RunTraining, steps_per_epoch
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank computes at once.
+
+    ``rows`` always has the micro-batch's full length, so that every rank makes the same shapes of
+    collective calls; entries where ``real`` is false only fill up and weigh nothing.
+    ``batch_rows`` is the number of real rows in the whole global batch, over all ranks.
+    """
+
+    rows: npt.NDArray[np.int64]
+    real: npt.NDArray[np.bool_]
+    batch_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepPlan:
+    """Rows of each step for a training set of ``rows`` rows and a gang of ``world_size`` ranks."""
+
+    rows: int
+    global_batch_size: int
+    micro_batch_size: int
+    accumulation_steps: int
+    world_size: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        """Refuse a split that does not give every rank the same share."""
+        split = self.micro_batch_size * self.accumulation_steps * self.world_size
+        if split != self.global_batch_size:
+            raise ValueError(
+                f"micro-batch {self.micro_batch_size} × accumulation {self.accumulation_steps} × "
+                f"{self.world_size} ranks is {split}, not the global batch "
+                f"{self.global_batch_size}"
+            )
+
+    @classmethod
+    def of(cls, training: RunTraining, *, rows: int, world_size: int) -> "StepPlan":
+        """Plan the training of a resolved run."""
+        return cls(
+            rows=rows,
+            global_batch_size=training.global_batch_size,
+            micro_batch_size=training.micro_batch_size,
+            accumulation_steps=training.accumulation_steps,
+            world_size=world_size,
+            seed=training.seed,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass over the rows, the last and smaller one included."""
+        return steps_per_epoch(self.rows, self.global_batch_size)
+
+    def global_batch(self, step: int) -> npt.NDArray[np.int64]:
+        """Row numbers of optimizer step ``step`` (from 0), the same on any gang."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        start = position * self.global_batch_size
+        return self._permutation(epoch)[start : start + self.global_batch_size]
+
+    def micro_batch(self, step: int, micro: int, rank: int) -> MicroBatch:
+        """Rows that ``rank`` computes in micro-batch ``micro`` of ``step``, all from 0.
+
+        A batch that is not full is dealt out row by row, so that ranks share what there is.
+        """
+        batch = self.global_batch(step)
+        places = rank + self.world_size * (
+            np.arange(self.micro_batch_size) + micro * self.micro_batch_size
+        )
+        real = places < len(batch)
+        return MicroBatch(rows=batch[np.where(real, places, 0)], real=real, batch_rows=len(batch))
+
+    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
+        # The legacy generator's stream is frozen for good; numpy may change the newer one's
+        # between releases, and an attempt may resume on a newer image.
+        legacy = np.random.RandomState([self.seed, epoch])
+        return legacy.permutation(self.rows)

@@ -1,0 +1,192 @@
+"""One rank's training, from the process group to the last barrier. Reads as the story it is.
+
+``rank`` calls it once the process is safe to interrupt; everything heavy is imported from here.
+"""
+
+import logging
+from collections.abc import Callable
+
+from pydantic import ValidationError
+from transformers import set_seed
+from transformers.utils import logging as transformers_logging
+
+from finetune_api.report import ExitCode, PrepareReport
+from finetune_api.run import LAYOUT, Run, total_steps
+from finetune_trainer.data.sources import resolve_local
+from finetune_trainer.environment import RankEnvironment, Workspace
+from finetune_trainer.errors import DataError, UsageError
+from finetune_trainer.models.load import load_classifier
+from finetune_trainer.reporting.events import Event, Finished, Staged
+from finetune_trainer.training.boundary import Boundary, Parts
+from finetune_trainer.training.cadence import Cadence
+from finetune_trainer.training.checkpoints import CheckpointStore
+from finetune_trainer.training.deepspeed_config import join_process_group
+from finetune_trainer.training.gang import Gang, backend_of, claim_device, process_group
+from finetune_trainer.training.manifest import Identity
+from finetune_trainer.training.place import Place
+from finetune_trainer.training.plan import StepPlan
+from finetune_trainer.training.resume import Resume, choose, clear_torn
+from finetune_trainer.training.rows import Padding, PreparedRows, StepStream
+from finetune_trainer.training.stop import StopRequest
+from finetune_trainer.training.trainer import FineTuneTrainer, training_arguments
+
+_GPU_PADDING_MULTIPLE = 8
+
+
+def train(
+    environment: RankEnvironment,
+    run: Run,
+    place: Place,
+    stop: StopRequest,
+    say: Callable[[Event], None],
+) -> ExitCode:
+    """Train until the end or until a stop is agreed on; the exit code says which.
+
+    Raises
+    ------
+    TrainerError
+        What the run, its rows, its model or the machine lacks.
+    """
+    _quiet_libraries()
+    device = claim_device(run.gang.device, place)
+    with process_group(place, device) as gang:
+        join_process_group(backend_of(device))
+        report = read_prepare_report(environment.workspace)
+        store, resume = _open_checkpoints(environment, run, gang, report)
+        if gang.any(stop.requested):
+            return ExitCode.STOPPED
+        trainer, boundary = _assemble(environment, run, gang, report, store, resume, stop, say)
+        if gang.any(stop.requested):
+            return ExitCode.STOPPED
+        # Dropout differs by rank. A resumed attempt takes up each rank's own numbers instead.
+        set_seed(run.training.seed + 1 + place.rank)
+        trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
+        if boundary.stopped:
+            return ExitCode.STOPPED
+        if boundary.result is not None:
+            say(Finished(result=boundary.result))
+        say(Staged(stage="done"))
+    return ExitCode.DONE
+
+
+def _quiet_libraries() -> None:
+    """Leave out what the libraries say about things that are checked or settled here."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # It holds its own accumulation, which the Trainer sets to 1, against DeepSpeed's.
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def read_prepare_report(workspace: Workspace) -> PrepareReport:
+    """The prepare step's report, for the labels and the split's digest.
+
+    Raises
+    ------
+    DataError
+        If there is none, or none of this version.
+    """
+    path = workspace.path(LAYOUT.prepare_report)
+    try:
+        return PrepareReport.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no prepared data; run the prepare step first") from error
+    except ValidationError as error:
+        raise DataError(
+            f"{path}: not a report of this version's prepare step; run the prepare step again"
+        ) from error
+
+
+def _open_checkpoints(
+    environment: RankEnvironment, run: Run, gang: Gang, report: PrepareReport
+) -> tuple[CheckpointStore, Resume | None]:
+    """The store of this attempt, and where it goes on; rank 0 looks, for all see the same then."""
+    identity = Identity(
+        spec_digest=run.spec_digest,
+        split_digest=report.data.split_digest,
+        world_size=gang.place.world_size,
+    )
+    store = CheckpointStore(
+        environment.workspace,
+        gang,
+        identity,
+        attempt=environment.attempt,
+        keep=run.training.checkpoint_keep,
+    )
+    resume: Resume | None = None
+    if gang.place.is_first:
+        clear_torn(store.root)
+        resume = choose(store.root, identity)
+        store.root.mkdir(parents=True, exist_ok=True)
+        store.name_best(resume.state.best if resume else None)
+    return store, gang.told_by_first(resume)
+
+
+def _assemble(
+    environment: RankEnvironment,
+    run: Run,
+    gang: Gang,
+    report: PrepareReport,
+    store: CheckpointStore,
+    resume: Resume | None,
+    stop: StopRequest,
+    say: Callable[[Event], None],
+) -> tuple[FineTuneTrainer, Boundary]:
+    training, place = run.training, gang.place
+    prepared = environment.workspace.path(LAYOUT.prepared)
+    steps = total_steps(training, report.data.train_rows)
+    arguments = training_arguments(
+        training, output=store.root, total_steps=steps, device=gang.device
+    )
+    classifier = load_classifier(
+        resolve_local(run.model.uri, environment, "model.uri"),
+        run.model.uri,
+        report.labels,
+        dropout=training.dropout,
+        seed=training.seed,
+    )
+    padding = Padding(
+        classifier.tokenizer.pad_token_id,
+        multiple_of=1 if gang.device.type == "cpu" else _GPU_PADDING_MULTIPLE,
+    )
+    train_rows = PreparedRows.load(prepared / "train", padding)
+    if len(train_rows) != report.data.train_rows:
+        raise DataError(
+            f"{prepared}: {len(train_rows)} rows to train on, the report says "
+            f"{report.data.train_rows}; run the prepare step again"
+        )
+    plan = _plan(run, rows=len(train_rows), world_size=place.world_size)
+    first_step = resume.state.step if resume else 0
+    trainer = FineTuneTrainer(
+        model=classifier.model,
+        arguments=arguments,
+        stream=StepStream(
+            train_rows, plan, rank=place.rank, first_step=first_step, total_steps=steps
+        ),
+        gang=gang,
+    )
+    parts = Parts(
+        gang=gang,
+        stop=stop,
+        plan=plan,
+        cadence=Cadence(
+            total_steps=steps,
+            steps_per_epoch=plan.steps_per_epoch,
+            evals_per_epoch=training.evals_per_epoch,
+            checkpoint_every_steps=training.checkpoint_every_steps,
+        ),
+        select_rows=PreparedRows.load(prepared / "select", padding),
+        store=store,
+        say=say,
+    )
+    boundary = Boundary(trainer, parts, resume)
+    trainer.add_callback(boundary)
+    return trainer, boundary
+
+
+def _plan(run: Run, *, rows: int, world_size: int) -> StepPlan:
+    try:
+        return StepPlan.of(run.training, rows=rows, world_size=world_size)
+    except ValueError as error:
+        raise UsageError(
+            f"training: {error}; training.globalBatchSize must be divisible"
+        ) from error

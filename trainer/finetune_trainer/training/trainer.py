@@ -1,0 +1,201 @@
+"""Hugging Face's Trainer with its DeepSpeed integration, exact on any number of ranks.
+
+Ours are: which rows a step learns from, how they are weighted, how the select rows are scored, and
+what a checkpoint holds. All else (precision, sharding, optimizer, schedule) is the library's.
+``boundary`` decides between steps; ``rank`` puts it together.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from finetune_api.job import Precision, Scheduler
+from finetune_api.run import RunTraining
+from finetune_trainer.training.deepspeed_config import deepspeed_config
+from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.rows import Batch, PreparedRows, StepStream, scoring_batches
+from finetune_trainer.training.stop import StopRequest
+
+_OUR_COLUMNS = ("labels", "row_weights", "batch_rows", "tokens")
+_BATCHES_BETWEEN_LOOKS = 8
+
+
+@dataclass
+class StepSums:
+    """What this rank computed since the last boundary.
+
+    ``loss`` is its part of the global batch's mean: the parts of all ranks add up to it.
+    """
+
+    loss: torch.Tensor
+    tokens: torch.Tensor
+
+    @classmethod
+    def none(cls, device: torch.device) -> "StepSums":
+        """Nothing yet. Kept on the device: reading a sum for each micro-batch would wait for it."""
+        return cls(
+            loss=torch.zeros((), dtype=torch.float64, device=device),
+            tokens=torch.zeros((), dtype=torch.int64, device=device),
+        )
+
+
+class FineTuneTrainer(Trainer):
+    """One rank's training of a classifier.
+
+    The loss of a step is Σ weight·nll over its global batch divided by Σ weight, on any number of
+    workers, ranks and micro-batches, the last and smaller batch of an epoch included.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: PreTrainedModel,
+        arguments: TrainingArguments,
+        stream: StepStream,
+        gang: Gang,
+    ) -> None:
+        # The model's own loss is a mean per micro-batch, whatever else its forward accepts.
+        model.accepts_loss_kwargs = False  # type: ignore[assignment]
+        super().__init__(model=model, args=arguments)
+        self.remove_callback(PrinterCallback)
+        self.loss_is_scaled_for_ga = True
+        self._stream = stream
+        self._gang = gang
+        self._sums = StepSums.none(gang.device)
+
+    def get_train_dataloader(self) -> Any:  # it wants a DataLoader, and uses it as an iterable
+        """The rank's own stream: it is sharded already, and starts where the attempt does."""
+        return self._stream
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,  # noqa: FBT001, FBT002
+        num_items_in_batch: torch.Tensor | int | None = None,  # noqa: ARG002
+    ) -> Any:  # as the base class has it: a loss, or a loss with outputs
+        """Compute this micro-batch's part of the step's mean, as DeepSpeed wants it.
+
+        DeepSpeed averages gradients over ranks and (as the Trainer calls it) sums them over
+        micro-batches; times the number of ranks, the average is the sum.
+        """
+        nll, outputs = _row_losses(model, inputs)
+        part = (nll * inputs["row_weights"]).sum() / inputs["batch_rows"]
+        self._sums.loss += part.detach().double()
+        self._sums.tokens += inputs["tokens"]
+        loss = part * self._gang.place.world_size
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
+        """Not counted here: the base class walks over every weight for each micro-batch."""
+        return 0
+
+    @property
+    def learning_rate(self) -> float:
+        """The rate that the schedule says for the step at hand."""
+        assert self.lr_scheduler is not None
+        return float(self.lr_scheduler.get_last_lr()[0])
+
+    def take_sums(self) -> StepSums:
+        """What was computed since this was last asked."""
+        taken = self._sums
+        self._sums = StepSums.none(self._gang.device)
+        return taken
+
+    def select_loss(self, rows: PreparedRows, stop: StopRequest) -> float | None:
+        """Σ nll / rows over all ``rows``, each counted once; None if a stop was agreed meanwhile.
+
+        Draws no random numbers, so that training goes on as if it had not been called.
+        """
+        engine = self.model_wrapped
+        engine.eval()
+        total = torch.zeros((), dtype=torch.float64, device=self._gang.device)
+        place = self._gang.place
+        batches = scoring_batches(
+            rows,
+            batch_size=self.args.per_device_train_batch_size,
+            rank=place.rank,
+            world_size=place.world_size,
+        )
+        try:
+            with torch.no_grad():
+                for number, (batch, real) in enumerate(batches):
+                    if number % _BATCHES_BETWEEN_LOOKS == 0 and self._gang.any(stop.requested):
+                        return None
+                    nll, _ = _row_losses(engine, self._prepare_inputs(batch))
+                    total += nll[:real].double().sum()
+        finally:
+            engine.train()
+        return self._gang.sums(float(total))[0] / len(rows)
+
+    def write_checkpoint(self, folder: Path) -> None:
+        """Write everything that training needs to go on, and the model. Called by every rank."""
+        self.save_model(str(folder), _internal_call=True)
+        self._save_optimizer_and_scheduler(str(folder))
+        self._save_rng_state(str(folder))
+        if self._gang.place.is_first:
+            self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
+    ) -> None:
+        """The model alone: the base class adds its arguments, pickled."""
+        if self._gang.place.is_first and output_dir is not None:
+            assert isinstance(self.model, PreTrainedModel)
+            self.model.save_pretrained(output_dir, state_dict=state_dict)
+
+
+def training_arguments(
+    training: RunTraining, *, output: Path, total_steps: int, device: torch.device
+) -> TrainingArguments:
+    """The Trainer's settings. Made before the model is loaded, for ZeRO 3 scatters it on the way.
+
+    Its own logging, evaluation and saving are off: ``boundary`` does them.
+    """
+    warmup_steps = -int(-total_steps * training.warmup_ratio // 1)
+    scheduler = training.scheduler.value
+    if training.scheduler is Scheduler.CONSTANT:
+        scheduler = "constant_with_warmup"
+    bf16 = wants_bf16(training, device)
+    return TrainingArguments(
+        output_dir=str(output),
+        max_steps=total_steps,
+        per_device_train_batch_size=training.micro_batch_size,
+        gradient_accumulation_steps=training.accumulation_steps,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=scheduler,
+        warmup_steps=warmup_steps,
+        weight_decay=training.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+        seed=training.seed,
+        bf16=bf16,
+        use_cpu=device.type == "cpu",
+        deepspeed=deepspeed_config(training, bf16=bf16),
+        ignore_data_skip=True,
+        logging_nan_inf_filter=False,
+        logging_strategy="no",
+        eval_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        log_level="error",
+    )
+
+
+def wants_bf16(training: RunTraining, device: torch.device) -> bool:
+    """Whether forward and backward run in bf16; ``auto`` takes it on a GPU that has it."""
+    if training.precision is Precision.AUTO:
+        return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return training.precision is Precision.BF16
+
+
+def _row_losses(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Any]:
+    """Negative log-likelihood per row, ``[rows]`` in fp32, and the model's outputs."""
+    outputs = model(**{name: batch[name] for name in batch if name not in _OUR_COLUMNS})
+    nll = cross_entropy(outputs.logits.float(), batch["labels"], reduction="none")
+    return nll, outputs
