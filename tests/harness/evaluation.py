@@ -1,0 +1,141 @@
+"""Builds a job that is ready to be evaluated: real prepared rows, and a checkpoint of a model.
+
+The model is trained by a plain loop that shares no code with the trainer. Used by the local tier.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import load_from_disk
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from finetune_api.report import EvaluationReport, PrepareReport, Step
+from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT, Run
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.environment import RankEnvironment, Workspace
+from finetune_trainer.evaluation.step import evaluate
+from finetune_trainer.training.manifest import (
+    Identity,
+    Manifest,
+    TrainingState,
+    digest_files,
+    files_of,
+)
+from harness.trainer import a_run, an_environment
+
+STEP = 60
+MAX_LENGTH = 12
+"""Cuts the longer ones of the tiny sentences."""
+OUT_OF_REACH = {
+    "gate": [{"name": "out-of-reach", "metric": "accuracy", "min": 1, "bound": "Lower"}]
+}
+"""No model passes it, so that nothing is exported: the export takes its time."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prepared job in a folder of its own."""
+
+    folder: Path
+    dataset: dict[str, Any]
+    prepared: PrepareReport
+
+    @property
+    def workspace(self) -> Workspace:
+        return Workspace(self.folder / "workspace")
+
+    def run(self, evaluation: dict[str, Any] | None = None, **changes: Any) -> Run:
+        """The evaluate step's run; `changes` replace its fields."""
+        run = a_run(
+            dataset=self.dataset,
+            model="model",
+            step=Step.EVALUATE,
+            training={"max_length": MAX_LENGTH},
+            evaluation={"resamples": 400} | (evaluation or {}),
+            best_checkpoint=str(LAYOUT.checkpoint(1, STEP)),
+        )
+        return run.model_copy(update=changes)
+
+    def environment(self, run: Run) -> dict[str, str]:
+        return an_environment(self.folder, run, BASE=str(self.folder))
+
+    def evaluate(self, run: Run) -> EvaluationReport:
+        """Do the step in this process and read what it wrote."""
+        reference = evaluate(RankEnvironment.from_env(self.environment(run)), run)
+        return EvaluationReport.model_validate_json(
+            self.workspace.path(reference.path).read_bytes()
+        )
+
+    def save_checkpoint(self, model: PreTrainedModel, **identity: str) -> Path:
+        """Write a complete checkpoint; `identity` replaces what its manifest says of the job."""
+        folder = self.workspace.path(LAYOUT.checkpoint(1, STEP))
+        model.save_pretrained(folder)
+        known = {
+            "spec_digest": self.run().spec_digest,
+            "split_digest": self.prepared.data.split_digest,
+        }
+        manifest = Manifest(
+            attempt=1,
+            identity=Identity(**(known | identity), world_size=2),
+            state=TrainingState(step=STEP),
+            files=tuple(digest_files(folder, files_of(folder))),
+        )
+        (folder / CHECKPOINT_MANIFEST).write_text(manifest.model_dump_json(by_alias=True))
+        return folder
+
+
+def a_prepared_job(
+    folder: Path,
+    tiny_model: Path,
+    rows: Path | Sequence[tuple[str, ...]],
+    **dataset: Any,
+) -> Job:
+    """Run the real prepare step on a CSV, or on rows of (id, text, label, further columns)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(rows, Path):
+        (folder / "rows.csv").write_bytes(rows.read_bytes())
+    else:
+        with (folder / "rows.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+    (folder / "model").symlink_to(tiny_model)
+    settings = {"train": "rows.csv", "columns": {"id": "id"}} | dataset
+    run = a_run(dataset=settings, model="model", training={"max_length": MAX_LENGTH})
+    environment = an_environment(folder, run, BASE=str(folder))
+    return Job(folder, settings, prepare(RankEnvironment.from_env(environment), run))
+
+
+def a_trained_model(
+    job: Job, tiny_model: Path, relabel: Callable[[list[int]], list[int]] = lambda labels: labels
+) -> PreTrainedModel:
+    """Train the tiny model on the job's training rows, in a plain loop; the same each time."""
+    names = job.prepared.labels
+    torch.manual_seed(0)
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        tiny_model,
+        dtype=torch.float32,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={name: number for number, name in enumerate(names)},
+    )
+    rows = load_from_disk(str(job.workspace.path(LAYOUT.prepared) / "train"))
+    labels = torch.tensor(relabel(list(rows["label"])))
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row) for row in rows["input_ids"]], batch_first=True
+    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(STEP):
+        chosen = torch.randperm(len(ids))[:32]
+        output = model(
+            input_ids=ids[chosen], attention_mask=ids[chosen] != 0, labels=labels[chosen]
+        )
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model

@@ -1,0 +1,278 @@
+"""Custom resources as plain data for the tests of schema, rules and manifests.
+
+The smallest objects that hold, `changed` to make others of them, and for every CEL rule of the CRDs
+one object that it lets pass and one that it refuses.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api import API_VERSION
+from finetune_api.schema import RESOURCES, Resource, Schema, resource_schema
+
+# A custom resource as JSON has it.
+Object = dict[str, Any]
+
+MOMENT = "2026-03-02T08:00:00Z"
+LATER = "2026-03-02T09:00:00Z"
+ABSENT = object()
+"""As a value given to `changed`: take the field away."""
+
+JOB: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "FineTuneJob",
+    "metadata": {"name": "reviews"},
+    "spec": {
+        "task": "text-classification",
+        "model": {"uri": "pvc://models/minilm"},
+        "dataset": {"train": "pvc://data/reviews.csv"},
+    },
+}
+RATE_CARD: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "RateCard",
+    "metadata": {"name": "prices"},
+    "spec": {
+        "currency": "EUR",
+        "entries": [
+            {
+                "name": "h100",
+                "gpuType": "NVIDIA-H100",
+                "pricePerHour": "2.50",
+                "effectiveFrom": MOMENT,
+                "source": "the price list",
+            }
+        ],
+    },
+}
+USAGE_ENTRY: Object = {
+    "podUid": "pod-0",
+    "worker": 0,
+    "node": "node-a",
+    "device": "cpu",
+    "milliDevices": 1000,
+    "since": MOMENT,
+    "until": LATER,
+    "rate": {"card": "prices", "entry": "cpu", "pricePerHour": "0.05", "currency": "EUR"},
+}
+USAGE_RECORD: Object = {
+    "apiVersion": API_VERSION,
+    "kind": "UsageRecord",
+    "metadata": {"name": "reviews-abc123-train-1"},
+    "spec": {
+        "job": {"namespace": "default", "name": "reviews", "uid": "abc123"},
+        "step": "train",
+        "attempt": 1,
+        "entries": [USAGE_ENTRY],
+        "cost": "0.05",
+    },
+}
+
+
+def changed(base: Object, changes: Mapping[str, Any]) -> Object:
+    """A copy of an object with the fields at dotted paths set, or taken away."""
+    result = copy.deepcopy(base)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        target: Any = result
+        for part in parents:
+            target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+        if value is ABSENT:
+            target.pop(last, None)
+        elif isinstance(target, list):
+            target[int(last)] = value
+        else:
+            target[last] = value
+    return result
+
+
+def admitted(job: Object) -> Object:
+    """The job as it is once its spec is frozen."""
+    condition = {
+        "type": "Admitted",
+        "status": "True",
+        "reason": "Admitted",
+        "lastTransitionTime": MOMENT,
+    }
+    return changed(job, {"status.conditions": [condition]})
+
+
+def resource_of(obj: Object) -> Resource:
+    """How the API server serves the object's kind."""
+    return next(it for it in RESOURCES if it.kind.kind == obj["kind"])
+
+
+def schema_of(obj: Object) -> Schema:
+    """The schema of the object's kind, as it stands in the CRD."""
+    return resource_schema(resource_of(obj))
+
+
+@dataclass(frozen=True)
+class RuleExample:
+    """What one CEL rule lets pass, and what it refuses.
+
+    A transition rule has a state `before`; `subresource` says through which door the next one
+    comes. The rule is named by how its message begins.
+    """
+
+    rule: str
+    accepted: Object
+    rejected: Object
+    before: Object | None = None
+    subresource: str = ""
+
+
+def _gate(**fields: Any) -> list[Object]:
+    return [{"name": "good", "metric": "accuracy", "min": 0.5, **fields}]
+
+
+_SEALED = changed(USAGE_RECORD, {"spec.sealed": True})
+_RUNNING = changed(JOB, {"status.attempt": 2, "status.phase": "Training"})
+
+RULE_EXAMPLES: tuple[RuleExample, ...] = (
+    RuleExample(
+        "metadata.name must be at most 40 characters",
+        accepted=changed(JOB, {"metadata.name": "a" * 40}),
+        rejected=changed(JOB, {"metadata.name": "a" * 41}),
+    ),
+    RuleExample(
+        "model.uri must be pvc://",
+        accepted=changed(JOB, {"spec.model.uri": "models/minilm"}),
+        rejected=changed(JOB, {"spec.model.uri": "s3://models/minilm"}),
+    ),
+    RuleExample(
+        "dataset.train must be pvc://",
+        accepted=changed(JOB, {"spec.dataset.train": "s3://bucket/reviews.csv"}),
+        rejected=changed(JOB, {"spec.dataset.train": "ftp://host/reviews.csv"}),
+    ),
+    RuleExample(
+        "dataset.test must be pvc://",
+        accepted=changed(JOB, {"spec.dataset.test": "https://host/test.csv"}),
+        rejected=changed(JOB, {"spec.dataset.test": "http://host/test.csv"}),
+    ),
+    RuleExample(
+        "dataset.split: select and test together",
+        accepted=changed(JOB, {"spec.dataset.split": {"select": 39, "test": 50}}),
+        rejected=changed(JOB, {"spec.dataset.split": {"select": 40, "test": 50}}),
+    ),
+    RuleExample(
+        "training.epochs and training.maxSteps exclude each other",
+        accepted=changed(JOB, {"spec.training": {"maxSteps": 20}}),
+        rejected=changed(JOB, {"spec.training": {"maxSteps": 20, "epochs": 1}}),
+    ),
+    RuleExample(
+        "evaluation.gate: against goes with metric errorReduction",
+        accepted=changed(
+            JOB, {"spec.evaluation.gate": _gate(metric="errorReduction", against="majority")}
+        ),
+        rejected=changed(JOB, {"spec.evaluation.gate": _gate(against="majority")}),
+    ),
+    RuleExample(
+        "training.globalBatchSize must be a multiple",
+        accepted=changed(
+            JOB,
+            {
+                "spec.training.globalBatchSize": 30,
+                "spec.compute": {"workers": 3, "gpusPerWorker": 0},
+            },
+        ),
+        rejected=changed(
+            JOB,
+            {
+                "spec.training.globalBatchSize": 30,
+                "spec.compute": {"workers": 3, "gpusPerWorker": 4},
+            },
+        ),
+    ),
+    RuleExample(
+        "evaluation.gate: min below 0 makes sense",
+        accepted=changed(JOB, {"spec.evaluation.gate": _gate(metric="mcc", min=-0.5)}),
+        rejected=changed(JOB, {"spec.evaluation.gate": _gate(min=-0.5)}),
+    ),
+    RuleExample(
+        "an admitted job's spec is immutable",
+        before=admitted(JOB),
+        accepted=changed(admitted(JOB), {"spec.policy.backoffLimit": 5}),
+        rejected=changed(admitted(JOB), {"spec.training.seed": 7}),
+    ),
+    RuleExample(
+        "compute is immutable once the job is admitted",
+        before=admitted(changed(JOB, {"spec.suspend": True})),
+        accepted=admitted(changed(JOB, {"spec.suspend": True, "spec.compute.workers": 2})),
+        rejected=admitted(changed(JOB, {"spec.suspend": True, "spec.compute.gpuType": "a100"})),
+    ),
+    RuleExample(
+        "status can't be taken away",
+        before=_RUNNING,
+        accepted=changed(_RUNNING, {"status.message": "going on"}),
+        rejected=changed(_RUNNING, {"status": ABSENT}),
+        subresource="status",
+    ),
+    RuleExample(
+        "status.attempt never falls",
+        before=_RUNNING,
+        accepted=changed(_RUNNING, {"status.attempt": 3}),
+        rejected=changed(_RUNNING, {"status.attempt": 1}),
+        subresource="status",
+    ),
+    RuleExample(
+        "a finished job stays finished",
+        before=changed(JOB, {"status.phase": "Failed"}),
+        accepted=changed(JOB, {"status.phase": "Failed", "status.message": "no space"}),
+        rejected=changed(JOB, {"status.phase": "Training"}),
+        subresource="status",
+    ),
+    RuleExample(
+        "metadata.name must consist of",
+        accepted=changed(RATE_CARD, {"metadata.name": "prices.2026-q1"}),
+        rejected=changed(RATE_CARD, {"metadata.name": "Prices"}),
+    ),
+    RuleExample(
+        "gpuType goes with resource accelerator",
+        accepted=changed(
+            RATE_CARD, {"spec.entries.0.resource": "cpu", "spec.entries.0.gpuType": ABSENT}
+        ),
+        rejected=changed(RATE_CARD, {"spec.entries.0.resource": "cpu"}),
+    ),
+    RuleExample(
+        "an entry can't end before it begins",
+        accepted=changed(USAGE_RECORD, {"spec.entries.0.until": MOMENT}),
+        # Later as text, earlier as a moment.
+        rejected=changed(USAGE_RECORD, {"spec.entries.0.until": "2026-03-02T09:00:00+02:00"}),
+    ),
+    RuleExample(
+        "a sealed record's intervals and prices are final",
+        before=_SEALED,
+        accepted=changed(
+            _SEALED, {"spec.entries.0.classes": [{"name": "lost", "milliseconds": 60_000}]}
+        ),
+        rejected=changed(_SEALED, {"spec.entries.0.until": "2026-03-02T08:30:00Z"}),
+    ),
+    RuleExample(
+        "a settled record is final",
+        before=changed(_SEALED, {"spec.lostSettled": True}),
+        accepted=changed(_SEALED, {"spec.lostSettled": True, "metadata.labels.checked": "yes"}),
+        rejected=changed(
+            _SEALED,
+            {
+                "spec.lostSettled": True,
+                "spec.entries.0.classes": [{"name": "lost", "milliseconds": 1}],
+            },
+        ),
+    ),
+)
+
+
+def rules_in(schema: Schema) -> Iterator[Schema]:
+    """Every CEL rule of a schema, wherever it stands."""
+    yield from schema.get("x-kubernetes-validations", ())
+    for child in schema.get("properties", {}).values():
+        yield from rules_in(child)
+    if "items" in schema:
+        yield from rules_in(schema["items"])
+    if "additionalProperties" in schema:
+        yield from rules_in(schema["additionalProperties"])

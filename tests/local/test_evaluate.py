@@ -1,0 +1,476 @@
+"""The evaluate step: figures that follow from the rows alone, and a verdict that holds."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import load_from_disk
+from transformers import PreTrainedModel
+
+from finetune_api.report import EvaluationReport, ExitCode, Termination
+from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
+from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
+from finetune_trainer.evaluation.scores import RowOutputs, score
+from harness.evaluation import (
+    OUT_OF_REACH,
+    STEP,
+    Job,
+    a_prepared_job,
+    a_trained_model,
+)
+
+REQUIRED = {
+    "gate": [
+        {"name": "right-enough", "metric": "accuracy", "min": 0.7, "bound": "Lower"},
+        {"name": "better-than-guessing", "metric": "errorReduction", "min": 0.3,
+         "against": "majority", "bound": "Lower"},
+    ]
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    job: Job
+    model: PreTrainedModel
+    report: EvaluationReport
+
+    @property
+    def predictions(self) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = pq.read_table(
+            self.job.workspace.path(LAYOUT.predictions)
+        ).to_pylist()
+        return rows
+
+
+@pytest.fixture(scope="module")
+def passed(
+    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, sentences_csv: Path
+) -> Evaluated:
+    """A job whose model passed its gate, and was exported."""
+    job = a_prepared_job(tmp_path_factory.mktemp("passed"), tiny_model, sentences_csv)
+    model = a_trained_model(job, tiny_model)
+    job.save_checkpoint(model)
+    return Evaluated(job, model, job.evaluate(job.run(REQUIRED)))
+
+
+@pytest.fixture
+def ready(passed: Evaluated, tmp_path: Path, tiny_model: Path, sentences_csv: Path) -> Job:
+    """The same job before its evaluation, for a test that spoils something."""
+    job = a_prepared_job(tmp_path / "job", tiny_model, sentences_csv)
+    job.save_checkpoint(passed.model)
+    return job
+
+
+def recomputed(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+    """Every figure of a report from its per-row predictions: plain Python, no code shared."""
+    n = len(rows)
+    cells = [
+        [sum(r["label"] == t and r["predicted"] == p for r in rows) for p in names] for t in names
+    ]
+    true, said = [sum(line) for line in cells], [sum(column) for column in zip(*cells, strict=True)]
+    hit = [cells[k][k] for k in range(len(names))]
+    recall = [h / t if t else 0.0 for h, t in zip(hit, true, strict=True)]
+    precision = [h / s if s else 0.0 for h, s in zip(hit, said, strict=True)]
+    f1 = [2 * h / (t + s) if t + s else 0.0 for h, t, s in zip(hit, true, said, strict=True)]
+    spread = (n * n - sum(s * s for s in said)) * (n * n - sum(t * t for t in true))
+    together = sum(hit) * n - sum(t * s for t, s in zip(true, said, strict=True))
+    p = [r["probabilities"] for r in rows]
+    y = [names.index(r["label"]) for r in rows]
+    edges = sorted(max(one) for one in p)
+    edges = sorted({edges[math.ceil(n * i / 15) - 1] for i in range(1, 15)})
+    bins: dict[int, float] = {}
+    for one, truth in zip(p, y, strict=True):
+        place = sum(max(one) > edge for edge in edges)
+        bins[place] = bins.get(place, 0.0) + max(one) - (one.index(max(one)) == truth)
+    return {
+        "confusion": cells, "recall": recall, "precision": precision, "f1": f1, "support": true,
+        "accuracy": sum(hit) / n, "balanced": sum(recall) / len(names), "macro": sum(f1) / len(f1),
+        "mcc": together / math.sqrt(spread) if spread else 0.0,
+        "loss": -sum(math.log(one[truth]) for one, truth in zip(p, y, strict=True)) / n,
+        "brier": sum(
+            (one[k] - (k == truth)) ** 2
+            for one, truth in zip(p, y, strict=True) for k in range(len(names))
+        ) / n,
+        "ece": sum(abs(gap) for gap in bins.values()) / n,
+    }  # fmt: skip
+
+
+def test_every_figure_follows_from_the_kept_predictions(passed: Evaluated) -> None:
+    report, rows, close = passed.report, passed.predictions, pytest.approx
+    metrics, found = report.metrics, recomputed(passed.predictions, list(report.labels))
+    assert report.test_rows == len(rows) == passed.job.prepared.data.test_rows
+    assert [list(line) for line in report.confusion_matrix] == found["confusion"]
+    for one, k in zip(report.per_class, range(len(report.labels)), strict=True):
+        assert (one.label, one.support) == (report.labels[k], found["support"][k])
+        assert (one.precision, one.recall, one.f1) == close(
+            (found["precision"][k], found["recall"][k], found["f1"][k])
+        )
+    assert metrics.accuracy.value == close(found["accuracy"])
+    assert metrics.balanced_accuracy.value == close(found["balanced"])
+    assert metrics.macro_f1.value == close(found["macro"])
+    assert metrics.mcc.value == close(found["mcc"])
+    assert metrics.loss == close(found["loss"])
+    assert metrics.brier == close(found["brier"])
+    assert metrics.expected_calibration_error == close(found["ece"])
+    wrong = sum(row["label"] != row["predicted"] for row in rows)
+    assert [scores.name for scores in report.baselines] == ["majority", "tfidf"]
+    for scores in report.baselines:
+        theirs = [{**row, "predicted": row[f"{scores.name}_predicted"]} for row in rows]
+        again = recomputed(theirs, list(report.labels))
+        assert scores.accuracy.value == close(again["accuracy"])
+        assert scores.macro_f1.value == close(again["macro"])
+        errors = sum(row["label"] != row["predicted"] for row in theirs)
+        assert scores.error_reduction is not None
+        assert scores.error_reduction.value == close(1 - wrong / errors)
+
+
+def test_intervals_agree_with_a_plain_bootstrap_of_the_kept_predictions(passed: Evaluated) -> None:
+    rows, chance = passed.predictions, random.Random(5)
+    drawn = [chance.choices(rows, k=len(rows)) for _ in range(4000)]
+
+    def wrong(some: list[dict[str, Any]], column: str) -> int:
+        return sum(row["label"] != row[column] for row in some)
+
+    accuracy = sorted(1 - wrong(some, "predicted") / len(some) for some in drawn)
+    reduction = sorted(
+        1 - wrong(some, "predicted") / wrong(some, "majority_predicted") for some in drawn
+    )
+    majority = passed.report.baselines[0].error_reduction
+    assert majority is not None
+    for stated, plain in ((passed.report.metrics.accuracy, accuracy), (majority, reduction)):
+        assert stated.low == pytest.approx(plain[100], abs=0.03)
+        assert stated.high == pytest.approx(plain[3899], abs=0.03)
+
+
+def test_predictions_name_each_test_row_once_with_all_that_was_said_of_it(
+    passed: Evaluated,
+) -> None:
+    test = load_from_disk(str(passed.job.workspace.path(LAYOUT.test)))
+    table = pq.read_table(passed.job.workspace.path(LAYOUT.predictions))
+    names = json.loads(table.schema.metadata[b"labels"])
+    assert tuple(names) == passed.report.labels
+    assert table["row_id"].to_pylist() == list(test["row_id"])
+    assert table["text"].to_pylist() == list(test["text"])
+    assert [names.index(label) for label in table["label"].to_pylist()] == list(test["label"])
+    assert "group" not in table.column_names
+    for prefix in ("", "majority_", "tfidf_"):
+        for row in table.to_pylist():
+            said = row[f"{prefix}probabilities"]
+            assert sum(said) == pytest.approx(1)
+            assert row[f"{prefix}predicted"] == names[said.index(max(said))]
+
+
+def test_the_rows_probabilities_are_those_of_the_checkpoint(passed: Evaluated) -> None:
+    test = load_from_disk(str(passed.job.workspace.path(LAYOUT.test)))
+    passed.model.train(mode=False)
+    with torch.inference_mode():
+        for row, said in zip(test, passed.predictions, strict=True):
+            logits = passed.model(input_ids=torch.tensor([row["input_ids"]])).logits
+            expected = logits.double().softmax(dim=1)[0].tolist()
+            assert said["probabilities"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_export_gives_the_same_answers_in_a_plain_pipeline(passed: Evaluated) -> None:
+    script = (
+        "import json, sys; from transformers import pipeline;"
+        "classify = pipeline('text-classification', model=sys.argv[1], top_k=None);"
+        "print(json.dumps(classify(json.loads(sys.stdin.read()), truncation=True)))"
+    )
+    rows = passed.predictions
+    assert any(len(row["text"].split()) > 12 for row in rows), "some are cut"
+    answers = subprocess.run(
+        [sys.executable, "-I", "-c", script, str(passed.job.workspace.path(LAYOUT.output_model))],
+        input=json.dumps([row["text"] for row in rows]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for row, answer in zip(rows, json.loads(answers.stdout), strict=True):
+        assert answer[0]["label"] == row["predicted"]
+        scores = {one["label"]: one["score"] for one in answer}
+        expected = dict(zip(passed.report.labels, row["probabilities"], strict=True))
+        assert scores == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_passed_gate_leaves_a_report_that_names_what_it_judged(passed: Evaluated) -> None:
+    report = passed.report
+    assert report.passed
+    assert [(one.name, one.passed) for one in report.gate] == [
+        ("right-enough", True),
+        ("better-than-guessing", True),
+    ]
+    assert report.gate[0].measured == report.metrics.accuracy.low
+    assert report.checkpoint_step == STEP
+    assert report.split_digest == passed.job.prepared.data.split_digest
+    assert report.interval_unit == "row"
+    assert report.model is not None
+    card = (passed.job.workspace.path(report.model.path) / "README.md").read_text()
+    for fact in (
+        f"{report.metrics.accuracy.value:.4f}",
+        f"{report.metrics.accuracy.low:.4f} to {report.metrics.accuracy.high:.4f}",
+        report.split_digest,
+        "license: unknown",
+        f"| test | {report.test_rows} |",
+        "| tfidf |",
+        "| seed | 42 |",
+    ):
+        assert fact in card
+
+
+def files_of(job: Job) -> dict[str, tuple[int, int]]:
+    """Every file of the output, with its identity and the moment of its last change."""
+    output = job.workspace.path(LAYOUT.output)
+    return {
+        str(path.relative_to(output)): (path.stat().st_ino, path.stat().st_mtime_ns)
+        for path in sorted(output.rglob("*"))
+    }
+
+
+def test_the_same_inputs_are_evaluated_once(passed: Evaluated) -> None:
+    before = files_of(passed.job)
+    assert passed.job.evaluate(passed.job.run(REQUIRED)) == passed.report
+    assert files_of(passed.job) == before
+
+
+def test_what_was_lost_is_made_again_and_the_same(ready: Job, passed: Evaluated) -> None:
+    first = ready.evaluate(ready.run(OUT_OF_REACH))
+    assert first.predictions == passed.report.predictions, "another workspace, the same digest"
+    assert first.metrics == passed.report.metrics
+    predictions = ready.workspace.path(LAYOUT.predictions)
+    predictions.write_bytes(predictions.read_bytes()[:-1])
+    assert ready.evaluate(ready.run(OUT_OF_REACH)) == first
+    report = ready.workspace.path(LAYOUT.evaluation_report)
+    report.write_bytes(report.read_bytes()[:100])
+    assert ready.evaluate(ready.run(OUT_OF_REACH)) == first
+
+
+def test_a_failed_gate_exports_nothing_and_takes_an_earlier_export_away(ready: Job) -> None:
+    export = ready.workspace.path(LAYOUT.output_model)
+    export.mkdir(parents=True)
+    (export / "model.safetensors").write_bytes(b"of an evaluation that passed")
+    report = ready.evaluate(ready.run(OUT_OF_REACH))
+    assert not report.passed
+    assert [one.passed for one in report.gate] == [False]
+    assert report.model is None
+    assert {path.name for path in export.parent.iterdir()} == {
+        "evaluation.json",
+        "predictions.parquet",
+    }
+
+
+def test_another_gate_is_another_evaluation(ready: Job) -> None:
+    first = ready.evaluate(ready.run(OUT_OF_REACH))
+    higher = {"gate": [{"name": "higher", "metric": "mcc", "min": 1, "bound": "Lower"}]}
+    second = ready.evaluate(ready.run(higher))
+    assert second.inputs_digest != first.inputs_digest
+    assert [one.name for one in second.gate] == ["higher"]
+
+
+def test_a_new_checkpoint_is_another_evaluation(ready: Job, passed: Evaluated) -> None:
+    first = ready.evaluate(ready.run(OUT_OF_REACH))
+    weight = passed.model.get_parameter("classifier.weight")
+    weight.data.neg_()
+    try:
+        ready.save_checkpoint(passed.model)
+    finally:
+        weight.data.neg_()
+    second = ready.evaluate(ready.run(OUT_OF_REACH))
+    assert second.metrics.accuracy.value < 0.5 < first.metrics.accuracy.value
+
+
+def test_a_model_of_permuted_labels_fails_a_gate_on_its_gain(ready: Job, tiny_model: Path) -> None:
+    def permuted(labels: list[int]) -> list[int]:
+        return random.Random(3).sample(labels, len(labels))
+
+    ready.save_checkpoint(a_trained_model(ready, tiny_model, permuted))
+    gain = {"name": "gain", "metric": "errorReduction", "min": 0, "bound": "Lower"}
+    report = ready.evaluate(ready.run({"gate": [gain]}))
+    assert not report.passed
+    assert report.gate[0].against == "tfidf"
+    assert report.model is None
+
+
+def test_texts_are_left_out_where_they_may_not_be_kept(ready: Job) -> None:
+    ready.evaluate(ready.run({**OUT_OF_REACH, "keep_predictions": False}))
+    path = ready.workspace.path(LAYOUT.predictions)
+    assert "text" not in pq.read_table(path).column_names
+    test = load_from_disk(str(ready.workspace.path(LAYOUT.test)))
+    assert not any(text.encode() in path.read_bytes() for text in test["text"])
+
+
+def test_the_order_of_the_labels_changes_no_figure(
+    passed: Evaluated, tmp_path: Path, tiny_model: Path, sentences_csv: Path
+) -> None:
+    names = passed.report.labels
+    job = a_prepared_job(tmp_path, tiny_model, sentences_csv, labels=list(names[::-1]))
+    model = passed.model
+    head = [model.get_parameter("classifier.weight"), model.get_parameter("classifier.bias")]
+    stated = model.config.id2label
+    try:
+        for parameter in head:
+            parameter.data = parameter.data.flip(0)
+        model.config.id2label = dict(enumerate(names[::-1]))
+        job.save_checkpoint(model)
+    finally:
+        for parameter in head:
+            parameter.data = parameter.data.flip(0)
+        model.config.id2label = stated
+    report = job.evaluate(job.run(OUT_OF_REACH))
+    assert report.labels == names[::-1]
+    assert report.metrics.accuracy.value == passed.report.metrics.accuracy.value
+    assert report.metrics.macro_f1.value == pytest.approx(passed.report.metrics.macro_f1.value)
+    assert report.metrics.loss == pytest.approx(passed.report.metrics.loss, abs=1e-6)
+    assert report.per_class == passed.report.per_class[::-1]
+    flipped = np.array(passed.report.confusion_matrix)[::-1, ::-1]
+    assert np.array_equal(np.array(report.confusion_matrix), flipped)
+
+
+def test_with_a_group_column_intervals_are_resampled_by_group(
+    passed: Evaluated, tmp_path: Path, tiny_model: Path, sentences_csv: Path
+) -> None:
+    lines = [line.split(",") for line in sentences_csv.read_text().splitlines()]
+    rows = [("id", "text", "label", "author")]
+    rows += [(one[0], one[1], one[2], f"author {n // 5}") for n, one in enumerate(lines[1:])]
+    job = a_prepared_job(tmp_path, tiny_model, rows, columns={"id": "id", "group": "author"})
+    job.save_checkpoint(passed.model)
+    report = job.evaluate(job.run(OUT_OF_REACH))
+    assert report.interval_unit == "author"
+    kept = pq.read_table(job.workspace.path(LAYOUT.predictions)).to_pylist()
+    authors = {row[0]: row[3] for row in rows}
+    assert all(row["group"] == authors[row["row_id"]] for row in kept)
+    assert 10 <= len({row["group"] for row in kept}) <= len(kept) / 3
+    by_group, by_row = (
+        score(outputs_of(kept, report.labels, grouped=grouped), 400, seed=42).metrics.mcc
+        for grouped in (True, False)
+    )
+    assert report.metrics.mcc == by_group
+    assert report.metrics.mcc != by_row
+
+
+def outputs_of(kept: list[dict[str, Any]], names: tuple[str, ...], *, grouped: bool) -> RowOutputs:
+    groups = np.unique([row["group"] for row in kept], return_inverse=True)[1]
+    return RowOutputs(
+        names=names,
+        labels=np.array([names.index(row["label"]) for row in kept]),
+        logits=np.log([row["probabilities"] for row in kept]).astype(np.float32),
+        baselines={
+            name: np.array([row[f"{name}_probabilities"] for row in kept])
+            for name in ("majority", "tfidf")
+        },
+        groups=groups if grouped else None,
+    )
+
+
+def cut_a_bit(job: Job) -> None:
+    weights = job.workspace.path(LAYOUT.checkpoint(1, STEP)) / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def drop_a_test_row(job: Job) -> None:
+    folder = job.workspace.path(LAYOUT.test)
+    test = load_from_disk(str(folder))
+    test.select(range(len(test) - 1)).save_to_disk(str(folder.with_name("shorter")))
+    shutil.rmtree(folder)
+    folder.with_name("shorter").rename(folder)
+
+
+ANOTHER = "sha256:" + "f" * 64
+SPOILED: dict[str, Callable[[Job, PreTrainedModel], object]] = {
+    "split": lambda job, model: job.save_checkpoint(model, split_digest=ANOTHER),
+    "spec": lambda job, model: job.save_checkpoint(model, spec_digest=ANOTHER),
+    "manifest": lambda job, _: (
+        job.workspace.path(LAYOUT.checkpoint(1, STEP)) / CHECKPOINT_MANIFEST
+    ).unlink(),
+    "weights": lambda job, _: cut_a_bit(job),
+    "labels": lambda job, model: _with_config(job, model, id2label={0: "no", 1: "yes"}),
+    "layers": lambda job, model: _with_config(job, model, num_hidden_layers=3),
+    "row count": lambda job, _: drop_a_test_row(job),
+    "test rows": lambda job, _: shutil.rmtree(job.workspace.path(LAYOUT.test)),
+    "report": lambda job, _: job.workspace.path(LAYOUT.prepare_report).unlink(),
+    "baseline": lambda job, _: (job.workspace.path(LAYOUT.baselines) / "tfidf.json").unlink(),
+}
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "error", "message"),
+    [
+        ("split", DataError, "trained on another split of the rows"),
+        ("spec", UsageError, "written for another spec"),
+        ("manifest", StorageError, "no complete checkpoint"),
+        ("weights", StorageError, r"damaged: model\.safetensors"),
+        ("labels", UsageError, "the model's classes are"),
+        ("layers", UsageError, "weights are missing"),
+        ("row count", DataError, "test rows"),
+        ("test rows", DataError, "there are no test rows"),
+        ("report", DataError, "run the prepare step first"),
+        ("baseline", DataError, "a baseline is missing"),
+    ],
+)
+def test_what_can_not_be_evaluated_is_refused_and_leaves_nothing(
+    ready: Job, passed: Evaluated, spoiled: str, error: type[TrainerError], message: str
+) -> None:
+    SPOILED[spoiled](ready, passed.model)
+    with pytest.raises(error, match=message):
+        ready.evaluate(ready.run(OUT_OF_REACH))
+    assert not ready.workspace.path(LAYOUT.output).exists()
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "message"),
+    [
+        (None, "nothing to evaluate before training"),
+        ("../elsewhere", "leads out of the workspace"),
+    ],
+)
+def test_a_run_that_names_no_checkpoint_of_the_job_is_refused(
+    ready: Job, checkpoint: str | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        ready.evaluate(ready.run(OUT_OF_REACH, best_checkpoint=checkpoint))
+
+
+def _with_config(job: Job, model: PreTrainedModel, **changes: object) -> None:
+    """Save a checkpoint whose configuration says something else than its weights."""
+    kept = {name: getattr(model.config, name) for name in changes}
+    try:
+        for name, value in changes.items():
+            setattr(model.config, name, value)
+        job.save_checkpoint(model)
+    finally:
+        for name, value in kept.items():
+            setattr(model.config, name, value)
+
+
+def test_the_command_leaves_the_reports_place_and_digest_as_its_last_word(ready: Job) -> None:
+    run = ready.run(OUT_OF_REACH)
+    environment = ready.environment(run)
+    finished = subprocess.run(
+        [sys.executable, "-m", "finetune_trainer", "evaluate"],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == ExitCode.DONE, finished.stderr
+    word = Termination.model_validate_json(
+        Path(environment["FINETUNE_TERMINATION_LOG"]).read_bytes()
+    )
+    assert word.exit_code == 0
+    assert word.report is not None
+    assert word.report.path == str(LAYOUT.evaluation_report)
+    assert not ready.evaluate(run).passed, "served from what the process left"

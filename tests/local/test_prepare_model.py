@@ -1,0 +1,197 @@
+"""Whether a model's folder fits the task: told by name, before a GPU is held."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.job import Task
+from finetune_trainer.errors import UsageError
+from finetune_trainer.models.check import (
+    check_config,
+    check_lengths,
+    load_tokenizer,
+    usable_positions,
+)
+from finetune_trainer.models.facts import model_facts
+
+URI = "pvc://models/one"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tiny_model: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def check(folder: Path, max_length: int = 32) -> None:
+    config = check_config(folder, URI, Task.TEXT_CLASSIFICATION)
+    tokenizer = load_tokenizer(folder, URI)
+    check_lengths(config, tokenizer, URI, max_length)
+    model_facts(folder, URI, config, 2)
+
+
+def change_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def only_a_pickle(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def without_a_layer(folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    save_file(
+        {name: one for name, one in weights.items() if "layer.1.output.dense" not in name},
+        path,
+        metadata={"format": "pt"},
+    )
+
+
+def without_pad_and_end(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    config = {k: v for k, v in json.loads(path.read_text()).items() if "token" not in k}
+    path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}))
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())
+    assert vocabulary["model"]["vocab"]
+    for name in ("special_tokens_map.json", "vocab.txt"):
+        (folder / name).unlink(missing_ok=True)
+
+
+REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no folder": (shutil.rmtree, "no such folder"),
+    "no config": (lambda f: (f / "config.json").unlink(), "not a model's folder: it has no config"),
+    "a broken config": (lambda f: (f / "config.json").write_text("{"), "not valid JSON"),
+    "a config of nothing": (lambda f: (f / "config.json").write_text("[]"), "names no model_type"),
+    "an unknown type": (
+        lambda f: change_config(f, model_type="homemade", auto_map={"AutoModel": "x.Y"}),
+        "model_type 'homemade' can't be read by the transformers library; code",
+    ),
+    "a field of another type": (
+        lambda f: change_config(f, hidden_size="big"),
+        "config.json does not fit model_type 'bert'",
+    ),
+    "images": (
+        lambda f: change_config(f, model_type="resnet"),
+        "resnet is an architecture with",
+    ),
+    "an encoder-decoder": (
+        lambda f: (f / "config.json").write_text('{"model_type": "t5"}'),
+        "t5 is an encoder-decoder without a head for text-classification; take a text encoder",
+    ),
+    "quantized": (
+        lambda f: change_config(f, quantization_config={"quant_method": "bitsandbytes"}),
+        "its weights are quantized",
+    ),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
+    "pickled weights": (
+        only_a_pickle,
+        "pickled (.bin), which can run code when read; load it",
+    ),
+    "weights cut short": (cut_weights, "its weights can't be read (SafetensorError"),
+    "a layer missing": (
+        without_a_layer,
+        "2 weights of the backbone are missing or of another shape than config.json says (first: b",
+    ),
+    "another shape": (
+        lambda f: change_config(f, intermediate_size=128),
+        "weights of the backbone are missing or of another shape",
+    ),
+    "no tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        "it has no tokenizer (tokenizer.json)",
+    ),
+    "a broken tokenizer": (
+        lambda f: (f / "tokenizer.json").write_text("{"),
+        "its tokenizer can't be loaded",
+    ),
+    "no padding and no end": (without_pad_and_end, "neither a padding nor an end-of-text token"),
+    "another tokenizer": (
+        lambda f: change_config(f, vocab_size=100),
+        "its tokenizer has 136 tokens and the model only 100; they are not of one model",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_a_folder_that_is_no_fitting_model_is_refused_by_name(folder: Path, case: str) -> None:
+    spoil, words = REFUSALS[case]
+    spoil(folder)
+    with pytest.raises(UsageError) as caught:
+        check(folder)
+    assert words in str(caught.value)
+    assert str(caught.value).startswith(f"model.uri: {URI}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_model_passes(folder: Path) -> None:
+    check(folder, max_length=64)
+
+
+def test_a_model_for_masked_words_passes_though_it_has_no_pooler(tmp_path: Path) -> None:
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(
+        vocab_size=50,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    read = check_config(tmp_path, URI, Task.TEXT_CLASSIFICATION)
+    assert model_facts(tmp_path, URI, read, 3).classes == 3
+
+
+def test_a_decoder_pads_with_its_end_of_text(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import GPT2Config, GPT2Model, PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({"<|end|>": 0, "good": 1, "bad": 2}, unk_token="<|end|>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|end|>")  # type: ignore[no-untyped-call]  # as transformers has it
+    wrapped.save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=3, n_positions=16, n_embd=8, n_layer=1, n_head=1)
+    GPT2Model(config).save_pretrained(tmp_path)
+    read = check_config(tmp_path, URI, Task.TEXT_CLASSIFICATION)
+    tokenizer = load_tokenizer(tmp_path, URI)
+    assert tokenizer.pad_token_id == 0
+    check_lengths(read, tokenizer, URI, 16)
+    facts = model_facts(tmp_path, URI, read, 2)
+    assert (facts.layers, facts.hidden_size, facts.intermediate_size) == (1, 8, 32)
+    with pytest.raises(UsageError, match="16 positions"):
+        check_lengths(read, tokenizer, URI, 17)
+
+
+def test_positions_that_roberta_loses_to_padding_are_not_offered() -> None:
+    import torch
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    config = RobertaConfig(
+        vocab_size=20,
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        max_position_embeddings=12,
+        pad_token_id=1,
+    )
+    longest = usable_positions(config)
+    assert longest == 10
+    model = RobertaForSequenceClassification(config)
+    model(input_ids=torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        model(input_ids=torch.full((1, longest + 1), 5))

@@ -1,0 +1,234 @@
+"""A checkpoint exists only when it is whole and of this job; the newest such is gone on from (I8).
+
+Written by the real store, of a gang of one rank; damaged on disk as disks and kills do.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from finetune_api.report import CurvePoint, TrainResult
+from finetune_api.run import CHECKPOINT_MANIFEST
+from finetune_trainer.environment import Workspace
+from finetune_trainer.errors import NodeFaultError, UsageError
+from finetune_trainer.training.checkpoints import CheckpointStore
+from finetune_trainer.training.gang import Gang, claim_device, process_group
+from finetune_trainer.training.manifest import (
+    Best,
+    Identity,
+    TrainingState,
+    complete_checkpoints,
+    read_manifest,
+)
+from finetune_trainer.training.place import Place
+from finetune_trainer.training.resume import BEST_FILE, choose, clear_torn, finished_before
+from harness.processes import free_port
+
+ALONE = Place(rank=0, world_size=1, local_rank=0, local_world_size=1)
+OURS = Identity(spec_digest="sha256:" + "1" * 64, split_digest="sha256:" + "2" * 64, world_size=1)
+OTHER_SPEC = OURS.model_copy(update={"spec_digest": "sha256:" + "3" * 64})
+OTHER_SPLIT = OURS.model_copy(update={"split_digest": "sha256:" + "4" * 64})
+TWO_RANKS = OURS.model_copy(update={"world_size": 2})
+WEIGHTS = "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def gang() -> Iterator[Gang]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MASTER_ADDR", "127.0.0.1")
+        patch.setenv("MASTER_PORT", str(free_port()))
+        patch.setenv("GLOO_SOCKET_IFNAME", "lo")
+        with process_group(ALONE, torch.device("cpu")) as gang:
+            yield gang
+
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+@pytest.fixture
+def save(gang: Gang, tmp_path: Path) -> Save:
+    """Saves a step of an attempt; `best` is (step, loss) of the best one so far, by default it."""
+
+    def write(folder: Path) -> None:
+        (folder / WEIGHTS).write_bytes(bytes(range(256)) * 8)
+        (folder / "global_step").mkdir()
+        (folder / "global_step" / "optimizer.pt").write_bytes(b"moments" * 100)
+
+    def save(
+        step: int,
+        *,
+        attempt: int = 1,
+        identity: Identity = OURS,
+        best: tuple[int, float] | None = None,
+        keep: int = 20,
+        result: TrainResult | None = None,
+    ) -> Path:
+        store = CheckpointStore(Workspace(tmp_path), gang, identity, attempt=attempt, keep=keep)
+        best_step, loss = best or (step, 1 / step)
+        state = TrainingState(
+            step=step,
+            loss=0.5,
+            evaluated=True,
+            best=Best(
+                attempt=attempt,
+                step=best_step,
+                select_loss=loss,
+                path=store.path_of(best_step),
+            ),
+            curve=(CurvePoint(step=step, loss=0.5),),
+        )
+        store.save(write, state, result)
+        return tmp_path / store.path_of(step)
+
+    return save
+
+
+def steps(root: Path) -> list[tuple[int, int]]:
+    return [checkpoint.age for checkpoint in complete_checkpoints(root)]
+
+
+def remove_manifest(folder: Path) -> None:
+    (folder / CHECKPOINT_MANIFEST).unlink()
+
+
+def truncate_manifest(folder: Path) -> None:
+    path = folder / CHECKPOINT_MANIFEST
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def truncate_weights(folder: Path) -> None:
+    path = folder / WEIGHTS
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip_a_bit(folder: Path) -> None:
+    path = folder / "global_step" / "optimizer.pt"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def lose_a_file(folder: Path) -> None:
+    (folder / "global_step" / "optimizer.pt").unlink()
+
+
+@pytest.mark.parametrize(
+    "harm", [remove_manifest, truncate_manifest, truncate_weights, flip_a_bit, lose_a_file]
+)
+def test_a_torn_or_damaged_checkpoint_is_passed_over_for_the_one_before(
+    save: Save, root: Path, harm: Callable[[Path], None]
+) -> None:
+    earlier = save(2)
+    harm(save(4))
+    resume = choose(root, OURS)
+    assert resume is not None
+    assert (resume.folder, resume.state.step) == (earlier, 2)
+
+
+@pytest.mark.parametrize("identity", [OTHER_SPEC, OTHER_SPLIT])
+def test_a_checkpoint_of_another_job_is_passed_over(
+    save: Save, root: Path, identity: Identity, caplog: pytest.LogCaptureFixture
+) -> None:
+    earlier = save(2)
+    foreign = save(4, identity=identity)
+    resume = choose(root, OURS)
+    assert resume is not None
+    assert resume.folder == earlier
+    assert f"{foreign} is not resumed: it was written for another sp" in caplog.text
+
+
+def test_with_nothing_whole_training_begins_anew(save: Save, root: Path) -> None:
+    assert choose(root, OURS) is None
+    flip_a_bit(save(2))
+    assert choose(root, OURS) is None
+
+
+def test_a_later_attempt_is_newer_even_at_an_earlier_step(save: Save, root: Path) -> None:
+    save(8, attempt=1)
+    newest = save(4, attempt=2)
+    resume = choose(root, OURS)
+    assert resume is not None
+    assert (resume.folder, resume.attempt) == (newest, 2)
+
+
+def test_a_gang_of_another_size_is_told_the_size_that_wrote(save: Save, root: Path) -> None:
+    save(2, identity=TWO_RANKS)
+    with pytest.raises(UsageError, match=r"written by 2 ranks.*by 1: set compute.workers"):
+        choose(root, OURS)
+
+
+def test_torn_folders_are_cleared_and_complete_ones_stay(save: Save, root: Path) -> None:
+    kept, torn = save(2), save(4)
+    remove_manifest(torn)
+    clear_torn(root)
+    assert kept.exists()
+    assert not torn.exists()
+
+
+def test_rotation_keeps_the_newest_and_the_best(save: Save, root: Path) -> None:
+    for step in (1, 2, 3, 4, 5):
+        save(step, best=(min(step, 2), 0.1), keep=2)
+    assert steps(root) == [(1, 5), (1, 4), (1, 2)]
+
+
+def test_rotation_touches_nothing_of_another_job_or_a_later_attempt(save: Save, root: Path) -> None:
+    save(1, identity=OTHER_SPEC)
+    save(9, attempt=2)
+    for step in (2, 3, 4):
+        save(step, keep=1)
+    assert steps(root) == [(2, 9), (1, 4), (1, 1)]
+
+
+def test_the_best_is_named_beside_the_checkpoints(save: Save, root: Path) -> None:
+    save(3, best=(3, 0.25))
+    best = Best.model_validate_json((root / BEST_FILE).read_bytes())
+    assert (best.step, best.select_loss, best.path) == (3, 0.25, "checkpoints/1/3")
+
+
+def test_a_best_checkpoint_that_is_gone_is_forgotten_and_can_be_found_again(
+    save: Save, root: Path
+) -> None:
+    best = save(2)
+    newest = save(4, best=(2, 0.1))
+    shutil.rmtree(best)
+    resume = choose(root, OURS)
+    assert resume is not None
+    assert (resume.folder, resume.state.best) == (newest, None)
+
+
+def test_only_a_finished_and_whole_training_is_served_again(save: Save, root: Path) -> None:
+    result = TrainResult(steps=4, best_step=2, best_select_loss=0.1, checkpoint="checkpoints/1/2")
+    best = save(2, best=(2, 0.1))
+    assert finished_before(root, OURS) is None
+    last = save(4, best=(2, 0.1), result=result)
+    found = finished_before(root, OURS)
+    assert found is not None
+    assert found.result == result
+    assert finished_before(root, OTHER_SPEC) is None
+    truncate_weights(best)
+    assert finished_before(root, OURS) is None
+    assert read_manifest(last) is not None
+
+
+def test_a_promised_gpu_that_is_not_there_is_the_nodes_fault() -> None:
+    nowhere = Place(rank=3, world_size=4, local_rank=4096, local_world_size=4097)
+    with pytest.raises(NodeFaultError, match="rank 3 was promised a GPU and sees"):
+        claim_device("cuda", nowhere)
+
+
+def test_deepspeed_still_has_the_switch_that_keeps_it_from_compiling() -> None:
+    import deepspeed.ops
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    assert ShareMemCommBuilder.NAME == "deepspeed_shm_comm"
+    assert ShareMemCommBuilder.NAME in deepspeed.ops.__compatible_ops__

@@ -1,0 +1,316 @@
+"""Facts of a job for its page: the shape of a real run of the demo, resumed once after a kill."""
+
+from typing import Any
+
+from finetune_api.job import FineTuneJob
+from finetune_api.report import EvaluationReport, PrepareReport
+from finetune_api.status import JobStatus
+from finetune_api.usage import UsageRecord
+from finetune_operator.cli.page import PageFacts
+
+UID = "8f14e45f-ceea-467f-9c15-3a1b2c4d5e6f"
+
+
+def digest(character: str) -> str:
+    """A digest that can be told from others."""
+    return "sha256:" + character * 64
+
+
+def a_job(status: JobStatus | None = None, **spec: Any) -> FineTuneJob:
+    """The demo's manifest; keywords replace blocks of its spec."""
+    base = {
+        "task": "text-classification",
+        "model": {"uri": "pvc://demo/model"},
+        "dataset": {
+            "train": "pvc://demo/reviews.csv",
+            "labels": ["negative", "positive"],
+            "cleaning": {"dropLabels": ["neutral"]},
+        },
+        "training": {"epochs": 1, "learningRate": 5e-5, "maxLength": 64},
+        "compute": {"workers": 2},
+        "evaluation": {"gate": [{"name": "accurate", "metric": "accuracy", "min": 0.8}]},
+        "budget": {"maxCost": "0.50"},
+    }
+    return FineTuneJob(
+        metadata={"name": "movie-reviews", "uid": UID},  # type: ignore[arg-type]  # read as JSON
+        spec={**base, **spec},  # type: ignore[arg-type]
+        status=status,
+    )
+
+
+def prepared() -> PrepareReport:
+    """What the prepare step reports."""
+    data = {
+        "readRows": 10605,
+        "keptRows": 10553,
+        "trainRows": 7512,
+        "selectRows": 857,
+        "testRows": 2184,
+        "cleaning": [
+            {"step": "dropped label", "rows": 37, "dropped": True, "examples": ["17", "203"]},
+            {"step": "no text", "rows": 0, "dropped": True},
+            {"step": "markup", "rows": 4, "dropped": False, "examples": ["1", "2", "3", "4"]},
+            {"step": "exact duplicates", "rows": 15, "dropped": True, "examples": ["88"]},
+        ],
+        "classes": [
+            {"label": "negative", "train": 3801, "select": 424, "test": 1091},
+            {"label": "positive", "train": 3711, "select": 433, "test": 1093},
+        ],
+        "tokens": {
+            "sum": 199817,
+            "min": 3,
+            "max": 71,
+            "mean": 26.6,
+            "median": 25,
+            "p95": 48,
+            "truncatedRows": 3,
+            "truncatedExamples": ["4411", "5120", "9006"],
+        },
+        "dataDigest": digest("a"),
+        "splitDigest": digest("b"),
+    }
+    model = {
+        "architecture": "BertModel",
+        "modelType": "bert",
+        "parameters": 22713986,
+        "trainableParameters": 22713986,
+        "layers": 6,
+        "hiddenSize": 384,
+        "intermediateSize": 1536,
+        "attentionHeads": 12,
+        "vocabulary": 30522,
+        "maxPositions": 512,
+        "classes": 2,
+    }
+    baselines = [
+        {"name": "majority", "settings": {}, "crossValidatedAccuracy": 0.506},
+        {
+            "name": "tfidf",
+            "settings": {"C": "4", "ngrams": "1-2", "analyzer": "word"},
+            "crossValidatedAccuracy": 0.791,
+            "selectAccuracy": 0.788,
+        },
+    ]
+    return PrepareReport.model_validate(
+        {"data": data, "model": model, "labels": ["negative", "positive"], "baselines": baselines}
+    )
+
+
+def an_interval(value: float, low: float, high: float) -> dict[str, float]:
+    """A value with its bounds, as JSON."""
+    return {"value": value, "low": low, "high": high}
+
+
+def evaluated(**changes: Any) -> EvaluationReport:
+    """What the evaluate step reports; keywords replace parts of it."""
+    base = {
+        "inputsDigest": digest("c"),
+        "testRows": 2184,
+        "checkpointStep": 180,
+        "splitDigest": digest("b"),
+        "labels": ["negative", "positive"],
+        "metrics": {
+            "accuracy": an_interval(0.8448, 0.8283, 0.8608),
+            "balancedAccuracy": an_interval(0.8447, 0.8281, 0.8606),
+            "macroF1": an_interval(0.8446, 0.8280, 0.8607),
+            "mcc": an_interval(0.6901, 0.6571, 0.7221),
+            "loss": 0.3662,
+            "expectedCalibrationError": 0.0218,
+            "brier": 0.2254,
+        },
+        "perClass": [
+            {"label": "negative", "precision": 0.8286, "recall": 0.8689, "f1": 0.8483}
+            | {"support": 1091},
+            {"label": "positive", "precision": 0.8625, "recall": 0.8207, "f1": 0.8411}
+            | {"support": 1093},
+        ],
+        "confusionMatrix": [[948, 143], [196, 897]],
+        "baselines": [
+            {
+                "name": "majority",
+                "accuracy": an_interval(0.4995, 0.4785, 0.5206),
+                "macroF1": an_interval(0.3331, 0.3236, 0.3424),
+                "errorReduction": an_interval(0.6899, 0.6530, 0.7260),
+            },
+            {
+                "name": "tfidf",
+                "accuracy": an_interval(0.7985, 0.7816, 0.8150),
+                "macroF1": an_interval(0.7984, 0.7815, 0.8150),
+                "errorReduction": an_interval(0.2299, 0.1432, 0.3156),
+            },
+        ],
+        "gate": [
+            a_gate_result("accurate", 0.8, 0.8448),
+            a_gate_result("better-than-tfidf", 0.0, 0.1432, against="tfidf", bound="Lower"),
+        ],
+        "passed": True,
+        "resamples": 2000,
+        "predictions": {"path": "output/predictions.parquet", "digest": digest("d")},
+        "model": {"path": "output/model", "digest": digest("e")},
+    }
+    return EvaluationReport.model_validate({**base, **changes})
+
+
+def a_gate_result(
+    name: str,
+    required: float,
+    measured: float | None,
+    *,
+    against: str | None = None,
+    bound: str = "Point",
+) -> dict[str, Any]:
+    """One requirement and how it went, as JSON."""
+    return {
+        "name": name,
+        "metric": "accuracy" if against is None else "errorReduction",
+        "against": against,
+        "bound": bound,
+        "required": required,
+        "measured": measured,
+        "passed": measured is not None and measured >= required,
+    }
+
+
+_RATE = {"card": "example", "entry": "local", "pricePerHour": "0.40", "currency": "USD"}
+_Row = tuple[str, str, str, str, int | None, int, int, str, dict[str, int]]
+_RESUMED = {"resumedFromStep": 120, "resumedFromAttempt": 2, "lastStep": 235, "checkpointStep": 235}
+_KILLED = {"lastStep": 149, "checkpointStep": 120}
+_ATTEMPTS: tuple[_Row, ...] = (
+    # step, begin, end, reason, rank, seconds of devices, lost ones, cost, marks
+    ("prepare", "10:00:00", "10:00:41", "Completed", None, 41, 0, "0.004556", {}),
+    ("train", "10:00:42", "10:02:58", "NodeFault", 1, 272, 58, "0.030222", _KILLED),
+    ("train", "10:03:00", "10:05:14", "Completed", None, 268, 0, "0.029778", _RESUMED),
+    ("evaluate", "10:05:15", "10:05:46", "Completed", None, 31, 0, "0.003444", {}),
+)
+
+
+def attempt_rows() -> list[dict[str, Any]]:
+    """The attempts as the status has them, as JSON."""
+    rows = []
+    for number, row in enumerate(_ATTEMPTS, start=1):
+        step, begin, end, reason, rank, used, lost, _, marks = row
+        rows.append(
+            {
+                "number": number,
+                "step": step,
+                "state": "Ended",
+                "startTime": f"2026-11-23T{begin}Z",
+                "endTime": f"2026-11-23T{end}Z",
+                "reason": reason,
+                "message": "" if reason == "Completed" else "Rank 1 was killed (signal 9).",
+                "rank": rank,
+                "node": "this-machine",
+                "marks": marks,
+                "deviceSeconds": used,
+                "lostDeviceSeconds": lost,
+            }
+        )
+    return rows
+
+
+def records() -> tuple[UsageRecord, ...]:
+    """A sealed record for each attempt."""
+    return tuple(
+        UsageRecord.model_validate(
+            {
+                "metadata": {"name": f"{UID}-{number}"},
+                "spec": {
+                    "job": {"namespace": "default", "name": "movie-reviews", "uid": UID},
+                    "step": row[0],
+                    "attempt": number,
+                    "entries": [
+                        {
+                            "podUid": f"pod-{number}",
+                            "worker": 0,
+                            "node": "this-machine",
+                            "device": "cpu",
+                            "milliDevices": 1000,
+                            "since": f"2026-11-23T{row[1]}Z",
+                            "until": f"2026-11-23T{row[2]}Z",
+                            "rate": _RATE,
+                        }
+                    ],
+                    "sealed": True,
+                    "lostSettled": True,
+                    "cost": row[7],
+                },
+            }
+        )
+        for number, row in enumerate(_ATTEMPTS, start=1)
+    )
+
+
+def curve() -> list[dict[str, Any]]:
+    """Points of a loss curve, as JSON."""
+    train = [0.694, 0.683, 0.651, 0.588, 0.523, 0.481, 0.462, 0.447, 0.431, 0.425, 0.418, 0.402]
+    train += [0.411, 0.396, 0.389, 0.401, 0.383, 0.379, 0.386, 0.371, 0.377, 0.365, 0.372, 0.368]
+    points: list[dict[str, Any]] = [
+        {"step": 1 + round(234 * i / 23), "loss": loss} for i, loss in enumerate(train)
+    ]
+    select = ((59, 0.4954), (118, 0.4019), (180, 0.3801), (235, 0.3814))
+    return sorted(
+        [*points, *({"step": step, "selectLoss": loss} for step, loss in select)],
+        key=lambda point: point["step"],
+    )
+
+
+def cost(**changes: Any) -> dict[str, Any]:
+    """The money of the whole job, as JSON."""
+    shares = (
+        ("init", "61.200000", "0.006800"),
+        ("productive", "466.500000", "0.051833"),
+        ("checkpoint", "17.900000", "0.001989"),
+        ("lost", "58.000000", "0.006444"),
+        ("teardown", "8.400000", "0.000933"),
+    )
+    base = {
+        "currency": "USD",
+        "spent": "0.068000",
+        "projected": "0.068000",
+        "wasted": "0.006444",
+        "gpuHours": "0.000000",
+        "rankHours": "0.170000",
+        "unpricedHours": "0.000000",
+        "display": "0.07 USD",
+        "classes": [{"name": n, "deviceSeconds": s, "cost": c} for n, s, c in shares],
+    }
+    return {**base, **changes}
+
+
+def a_status(**changes: Any) -> JobStatus:
+    """The status of the finished job; keywords replace parts of it."""
+    base = {
+        "phase": "Complete",
+        "reason": "Exported",
+        "message": "The model is exported.",
+        "attempt": len(_ATTEMPTS),
+        "attempts": attempt_rows(),
+        "startTime": "2026-11-23T10:00:00Z",
+        "completionTime": "2026-11-23T10:05:46Z",
+        "resolved": {
+            "contractVersion": 1,
+            "specDigest": digest("f"),
+            "workers": 2,
+            "ranksPerWorker": 1,
+            "device": "cpu",
+            "microBatchSize": 16,
+            "accumulationSteps": 1,
+            "learningRate": 5e-5,
+            "epochs": 1.0,
+            "precision": "fp32",
+            "note": "2 workers × 1 GPU became 2 ranks on the CPU, at the same global batch of 32.",
+        },
+        "progress": {"step": 235, "totalSteps": 235, "percent": "100 %", "curve": curve()},
+        "cost": cost(),
+    }
+    return JobStatus.model_validate({**base, **changes})
+
+
+def complete(**changes: Any) -> PageFacts:
+    """Facts of the finished job; keywords replace parts of its status."""
+    return PageFacts(
+        job=a_job(a_status(**changes)),
+        records=records(),
+        prepare=prepared(),
+        evaluation=evaluated(),
+    )

@@ -1,0 +1,424 @@
+"""What becomes of a job: whole stories through the core, on a virtual clock."""
+
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_api.phases import TRANSITIONS, Phase
+from finetune_api.report import FailureClass, Step
+from finetune_api.times import milliseconds_between, parse_time
+from finetune_api.usage import TimeClass
+from finetune_operator.core.conditions import find
+from finetune_operator.core.decision import Decision
+from harness.scripted import START, CrashError, Fault, World, a_card, a_job, drive
+
+
+def held_milliseconds(world: World) -> int:
+    """The world's own account of all pods that ended."""
+    return sum(
+        milliseconds_between(since, until)
+        for since, until in world.held.values()
+        if until is not None and until > since
+    )
+
+
+def metered_milliseconds(world: World) -> int:
+    """What the records say, by their intervals."""
+    return sum(
+        milliseconds_between(parse_time(entry.since), parse_time(entry.until))
+        for record in world.records.values()
+        for entry in record.spec.entries
+        if entry.until is not None
+    )
+
+
+def class_milliseconds(world: World, name: TimeClass | None = None) -> int:
+    """What the records say, by their classes."""
+    return sum(
+        share.milliseconds
+        for record in world.records.values()
+        for entry in record.spec.entries
+        for share in entry.classes
+        if name is None or share.name == name
+    )
+
+
+async def test_a_job_goes_from_manifest_to_verdict() -> None:
+    world = World(job=a_job(), cards=(a_card(),))
+    await drive(world)
+    status = world.status
+    assert status is not None
+    assert status.phase is Phase.COMPLETE
+    assert [(row.number, row.step, row.reason) for row in status.attempts] == [
+        (1, Step.PREPARE, "Completed"),
+        (2, Step.TRAIN, "Completed"),
+        (3, Step.EVALUATE, "Completed"),
+    ]
+    assert status.evaluation is not None
+    assert status.evaluation.passed
+    assert status.progress is not None
+    assert status.progress.percent == "100%"
+    end = status.progress.curve[-1]
+    assert (end.step, end.select_loss) == (world.total_steps, 0.3)
+    assert {artifact.name for artifact in status.artifacts} == {
+        "evaluation",
+        "predictions",
+        "model",
+    }
+    assert all(record.spec.sealed and record.spec.lost_settled for record in world.records.values())
+    assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
+    assert status.cost is not None
+    spent = held_milliseconds(world) * 0.36 / 3_600_000
+    assert float(status.cost.spent) == pytest.approx(spent, abs=1e-6)
+    assert world.forgotten == {1, 2, 3}
+
+
+async def test_a_failed_gate_fails_the_job_and_exports_nothing() -> None:
+    world = World(job=a_job(), passed=False)
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.FAILED, "GateFailed")
+    assert "model" not in {artifact.name for artifact in world.status.artifacts}
+
+
+async def test_any_ranks_death_ends_the_gang_and_the_next_attempt_resumes() -> None:
+    world = World(job=a_job(), cards=(a_card(),), faults=(Fault(2, worker=1, after_seconds=28),))
+    await drive(world)
+    status = world.status
+    assert status is not None
+    assert status.phase is Phase.COMPLETE
+    rows = [(row.step, row.reason, row.charged) for row in status.attempts]
+    assert rows[1:3] == [(Step.TRAIN, "Unknown", True), (Step.TRAIN, "Completed", False)]
+    assert "signal 9" in (status.attempts[1].message or "")
+    resumed = status.attempts[2].marks
+    assert resumed is not None
+    assert resumed.resumed_from_step == 8
+    assert status.attempts[1].lost_device_seconds > 0
+    assert status.cost is not None
+    assert float(status.cost.wasted) > 0
+    assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
+
+
+@pytest.mark.parametrize(
+    ("failure", "exit_code"),
+    [(FailureClass.USER_ERROR, 64), (FailureClass.DATA_ERROR, 65)],
+)
+async def test_what_trying_again_cannot_mend_fails_at_once(
+    failure: FailureClass, exit_code: int
+) -> None:
+    fault = Fault(1, worker=0, after_seconds=5, exit_code=exit_code, failure=failure)
+    world = World(job=a_job(), faults=(fault,))
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.FAILED, failure)
+    assert world.status.attempt == 1
+    assert metered_milliseconds(world) == held_milliseconds(world)
+
+
+async def test_charged_failures_end_at_the_backoff_limit() -> None:
+    faults = tuple(Fault(n, worker=0, after_seconds=12) for n in range(2, 9))
+    world = World(job=a_job(policy={"backoffLimit": 2}), faults=faults)
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.FAILED, "BackoffLimitExceeded")
+    assert world.status.charged_failures == 3
+    assert [row.step for row in world.status.attempts] == [Step.PREPARE, *[Step.TRAIN] * 3]
+
+
+async def test_preemption_is_not_charged() -> None:
+    faults = tuple(
+        Fault(n, worker=0, after_seconds=12, exit_code=143, disrupted="PreemptionByScheduler")
+        for n in (2, 3)
+    )
+    world = World(job=a_job(policy={"backoffLimit": 0}), faults=faults)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    assert world.status.charged_failures == 0
+    assert [row.reason for row in world.status.attempts].count("Preempted") == 2
+
+
+async def test_out_of_device_memory_halves_the_micro_batch_and_keeps_the_global_one() -> None:
+    oom = Fault(2, worker=0, after_seconds=9, exit_code=71, failure=FailureClass.DEVICE_OOM)
+    world = World(job=a_job(), faults=(oom,))
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    first, second = (world.gangs[n].action.run.training for n in (2, 3))
+    assert (first.micro_batch_size, first.accumulation_steps) == (16, 1)
+    assert (second.micro_batch_size, second.accumulation_steps) == (8, 2)
+
+
+async def test_out_of_device_memory_with_one_row_fails_with_what_would_fit() -> None:
+    faults = tuple(
+        Fault(n, worker=0, after_seconds=9, exit_code=71, failure=FailureClass.DEVICE_OOM)
+        for n in range(2, 10)
+    )
+    world = World(job=a_job(training={"globalBatchSize": 8}), faults=faults)
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.FAILED, "DeviceOOM")
+    assert "training.maxLength" in (world.status.message or "")
+    sizes = [g.action.run.training.micro_batch_size for n, g in world.gangs.items() if n > 1]
+    assert sizes == [4, 2, 1]
+
+
+async def test_a_stalled_gang_is_restarted() -> None:
+    world = World(job=a_job(policy={"stallTimeoutSeconds": 60}), stall_attempt=2)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    assert world.status.attempts[1].reason == "Stalled"
+    assert world.status.attempts[1].charged
+
+
+async def test_suspend_saves_and_waits_and_resume_goes_on_from_there() -> None:
+    world = World(job=a_job(), cards=(a_card(),))
+    await drive(world, until=lambda _: world.now >= START + timedelta(seconds=50))
+    world.job = a_job(suspend=True)
+    await drive(world)
+    status = world.status
+    assert status is not None
+    assert (status.phase, status.reason) == (Phase.SUSPENDED, "SuspendedByUser")
+    done = world.checkpoint
+    assert done > 0
+    world.now += timedelta(hours=5)
+    world.job = a_job(suspend=False)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    marks = world.status.attempts[2].marks
+    assert marks is not None
+    assert marks.resumed_from_step == done
+    assert class_milliseconds(world, TimeClass.LOST) == 0
+    assert metered_milliseconds(world) == held_milliseconds(world)
+
+
+async def test_a_budget_stops_in_time_and_stays_stopped_until_it_is_raised() -> None:
+    limits = {"budget": {"maxCost": "0.04"}, "policy": {"gracePeriodSeconds": 20}}
+    world = World(job=a_job(**limits), cards=(a_card("0.9"),))
+    await drive(world)
+    status = world.status
+    assert status is not None
+    assert (status.phase, status.reason) == (Phase.SUSPENDED, "BudgetExceeded")
+    assert status.cost is not None
+    assert 0 < float(status.cost.spent) <= 0.04
+    assert world.checkpoint > 0
+    attempts = status.attempt
+    world.now += timedelta(days=1)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.attempt == attempts
+    world.job = a_job(budget={"maxCost": "5"}, policy={"gracePeriodSeconds": 20})
+    await drive(world)
+    assert world.status.phase is Phase.COMPLETE
+    assert class_milliseconds(world, TimeClass.LOST) == 0
+
+
+async def test_device_hours_are_limited_in_the_same_way() -> None:
+    limits = {"budget": {"maxGpuHours": "0.03"}, "policy": {"gracePeriodSeconds": 20}}
+    world = World(job=a_job(**limits))
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.SUSPENDED, "BudgetExceeded")
+    assert 0 < held_milliseconds(world) <= 0.03 * 3_600_000
+
+
+async def test_a_price_is_that_of_the_day_on_which_the_pod_was_bound() -> None:
+    world = World(job=a_job(), cards=(a_card("0.36"),))
+    await drive(world, until=lambda _: world.checkpoint > 0)
+    world.cards = (a_card("360"),)
+    await drive(
+        world,
+        until=lambda _: any(
+            r.spec.step == "train" and r.spec.sealed for r in world.records.values()
+        ),
+    )
+    rates = {
+        entry.rate.price_per_hour
+        for record in world.records.values()
+        if record.spec.step is Step.TRAIN
+        for entry in record.spec.entries
+        if entry.rate is not None
+    }
+    assert rates == {"0.36"}
+
+
+@pytest.mark.parametrize(
+    ("job", "cards", "reason", "word"),
+    [
+        (a_job(budget={"maxCost": "5"}), (), "RateMissing", "entry named local"),
+        (a_job(budget={"maxCost": "5"}), (a_card(currency="EUR"),), "CurrencyMismatch", "EUR"),
+        (a_job(budget={"maxCost": "0.0001"}), (a_card(),), "BudgetTooSmall", "maxCost"),
+        (a_job(dataset={"train": "x", "labels": ["a", "a"]}), (), "InvalidSpec", "twice"),
+    ],
+)
+async def test_what_cannot_be_admitted_releases_nothing(
+    job: object, cards: tuple[object, ...], reason: str, word: str
+) -> None:
+    world = World(job=job, cards=cards)  # type: ignore[arg-type]  # the table mixes types
+    await drive(world)
+    status = world.status
+    assert status is not None
+    assert (status.phase, status.reason) == (Phase.PENDING, reason)
+    assert word in (status.message or "")
+    assert not world.gangs
+    admitted = find(status.conditions, "Admitted")  # type: ignore[arg-type]  # by its name
+    assert admitted is not None
+    assert admitted.status == "False"
+
+
+async def test_use_without_a_rate_is_unpriced_and_never_free() -> None:
+    world = World(job=a_job())
+    await drive(world)
+    assert world.status is not None
+    assert world.status.cost is not None
+    assert float(world.status.cost.unpriced_hours) > 0
+    assert float(world.status.cost.spent) == 0
+
+
+async def test_a_deadline_counts_running_time_only() -> None:
+    world = World(job=a_job(policy={"activeDeadlineSeconds": 45}))
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.FAILED, "DeadlineExceeded")
+    assert world.checkpoint > 0
+
+
+async def test_a_finished_job_stays_finished() -> None:
+    world = World(job=a_job())
+    await drive(world)
+    writes = len(world.writes)
+    world.job = a_job(suspend=True)
+    decision = await drive(world)
+    assert decision.finished
+    assert world.writes[writes:] == []
+
+
+async def test_a_smoke_run_goes_the_whole_way_in_few_steps_and_applies_no_gate() -> None:
+    gate = {"gate": [{"name": "high", "metric": "accuracy", "min": 0.9}]}
+    world = World(job=a_job(evaluation=gate), smoke=True)
+    await drive(world)
+    run = world.gangs[2].action.run
+    assert (run.training.max_steps, run.training.epochs) == (20, None)
+    assert run.dataset.limit == 1280
+    assert world.gangs[3].action.run.evaluation.gate == ()
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    assert world.status.resolved is not None
+    assert "gate is not applied" in world.status.resolved.note
+
+
+async def test_a_failed_gate_is_told_once() -> None:
+    world = World(job=a_job(), passed=False)
+    await drive(world)
+    assert [event.reason for event in world.events].count("GateFailed") == 1
+
+
+async def test_fewer_devices_than_asked_keep_the_global_batch() -> None:
+    world = World(
+        job=a_job(compute={"workers": 4, "gpusPerWorker": 2}, training={"globalBatchSize": 48}),
+        max_ranks=3,
+    )
+    await drive(world)
+    run = world.gangs[2].action.run
+    assert run.gang.world_size == 3
+    product = run.gang.world_size * run.training.micro_batch_size * run.training.accumulation_steps
+    assert product == run.training.global_batch_size == 48
+    assert world.status is not None
+    assert world.status.resolved is not None
+    assert "4 workers × 2" in world.status.resolved.note
+
+
+def crash_at(count: int, *, after: bool, world: World) -> None:
+    """Let the controller die at its ``count``-th write, once."""
+    seen = 0
+
+    def hook(_: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == count:
+            raise CrashError
+
+    if after:
+        world.after_write = hook
+    else:
+        world.before_write = hook
+
+
+FAULTS = (Fault(2, worker=1, after_seconds=18),)
+
+
+def a_short_world(faults: tuple[Fault, ...] = ()) -> World:
+    """A training of eight steps, looked at every three seconds."""
+    job = a_job(training={"maxSteps": 8})
+    return World(job=job, cards=(a_card(),), faults=faults, look_seconds=3.0)
+
+
+@pytest.mark.parametrize("faults", [(), FAULTS], ids=["happy", "rank death"])
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+async def test_a_crash_at_any_write_changes_nothing_of_the_end(
+    faults: tuple[Fault, ...], *, after: bool
+) -> None:
+    reference = a_short_world(faults)
+    await drive(reference)
+    assert reference.status is not None
+    for count in range(1, len(reference.writes) + 1):
+        world = a_short_world(faults)
+        crash_at(count, after=after, world=world)
+        await drive(world)
+        assert world.status is not None
+        assert world.status.phase is reference.status.phase, count
+        assert world.status.attempt == reference.status.attempt, count
+        assert len(world.gangs) == len(reference.gangs), count
+        assert metered_milliseconds(world) == held_milliseconds(world), count
+        assert class_milliseconds(world) == held_milliseconds(world), count
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    faults=st.lists(
+        st.builds(
+            Fault,
+            attempt=st.integers(1, 6),
+            worker=st.integers(0, 1),
+            after_seconds=st.integers(0, 30),
+            exit_code=st.sampled_from([137, 143, 70, 71, 74, 75, 1]),
+        ),
+        max_size=6,
+    ),
+    crashes=st.sets(st.integers(1, 40), max_size=6),
+)
+async def test_whatever_dies_the_rules_hold(faults: list[Fault], crashes: set[int]) -> None:
+    """I1 (asserted by the world), I2, I3, I4, I6, for any faults and crashes."""
+    world = a_short_world(tuple(faults))
+    attempts: list[int] = []
+    phases: list[Phase] = []
+    seen = 0
+
+    def hook(_: str) -> None:
+        nonlocal seen
+        seen += 1
+        if world.status is not None:
+            attempts.append(world.status.attempt)
+            phases.append(world.status.phase)
+        if seen in crashes:
+            raise CrashError
+
+    world.after_write = hook
+
+    def done(decision: Decision) -> bool:
+        return decision.finished
+
+    await drive(world, until=done)
+    assert world.status is not None
+    assert world.status.phase in (Phase.COMPLETE, Phase.FAILED)
+    assert attempts == sorted(attempts)
+    assert max(world.gangs) == world.status.attempt
+    for earlier, later in pairwise(phases):
+        assert later is earlier or later in TRANSITIONS[earlier]
+    assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
+    assert all(record.spec.lost_settled for record in world.records.values())

@@ -1,0 +1,241 @@
+"""Memory, disk and arithmetic of a fine-tune: by hand for one model, and as rules for all."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_api import footprint
+from finetune_api.footprint import Shape, memory_per_rank
+from finetune_api.job import Precision
+from finetune_api.report import ModelFacts
+
+
+def facts(**changes: int) -> ModelFacts:
+    """Give a model of round numbers: 10,000 parameters, of which 6,400 in tables."""
+    known = {
+        "parameters": 10_000,
+        "trainable_parameters": 10_000,
+        "layers": 2,
+        "hidden_size": 8,
+        "intermediate_size": 32,
+        "attention_heads": 2,
+        "vocabulary": 700,
+        "max_positions": 100,
+        "classes": 3,
+    } | changes
+    return ModelFacts.model_validate({"architecture": "Round", "model_type": "round", **known})
+
+
+def shape(stage: int = 0, world: int = 1, precision: Precision = Precision.BF16) -> Shape:
+    return Shape(
+        zero_stage=stage,
+        world_size=world,
+        precision=precision,
+        micro_batch_size=4,
+        sequence_length=16,
+    )
+
+
+# Weights, gathered, gradients, optimizer. bf16: 2, 2 and 12 bytes per parameter. fp32: 4, 4 and 8,
+# and 4 more for ZeRO's own copy. Stage 3 gathers two modules of 700 x 8 = 5,600 parameters, or
+# what lies on other ranks if that is less.
+@pytest.mark.parametrize(
+    ("stage", "world", "precision", "expected"),
+    [
+        (0, 1, Precision.BF16, (20_000, 0, 20_000, 120_000)),
+        (0, 4, Precision.BF16, (20_000, 0, 20_000, 120_000)),
+        (1, 4, Precision.BF16, (20_000, 0, 20_000, 30_000)),
+        (2, 4, Precision.BF16, (20_000, 0, 5_000, 30_000)),
+        (3, 4, Precision.BF16, (5_000, 15_000, 5_000, 30_000)),
+        (0, 4, Precision.FP32, (40_000, 0, 40_000, 80_000)),
+        (1, 4, Precision.FP32, (40_000, 0, 40_000, 30_000)),
+        (2, 4, Precision.FP32, (40_000, 0, 10_000, 30_000)),
+        (3, 4, Precision.FP32, (10_000, 30_000, 10_000, 30_000)),
+    ],
+)
+def test_states_are_those_worked_out_by_hand(
+    stage: int, world: int, precision: Precision, expected: tuple[int, int, int, int]
+) -> None:
+    memory = memory_per_rank(facts(), shape(stage, world, precision))
+    found = (memory.weights, memory.gathered, memory.gradients, memory.optimizer)
+    assert found == expected
+
+
+def test_stage_3_gathers_at_most_two_modules() -> None:
+    many = memory_per_rank(facts(parameters=100_000), shape(3, 4))
+    assert many.gathered == 2 * 5_600 * 2
+
+
+# One layer keeps, per token, 8 h + 2 i = 128 numbers, 2 h = 16 bytes of masks and 4 bytes for each
+# of 2 heads; the embedding 2 h = 16 numbers and 8 bytes. 4 rows of 16 tokens.
+@pytest.mark.parametrize(
+    ("precision", "per_layer", "embedding"),
+    [
+        (Precision.BF16, 256 + 16 + 8, 32 + 8),
+        (Precision.FP32, 512 + 16 + 8, 64 + 8),
+    ],
+)
+def test_activations_are_those_worked_out_by_hand(
+    precision: Precision, per_layer: int, embedding: int
+) -> None:
+    memory = memory_per_rank(facts(), shape(precision=precision))
+    assert memory.activations == 4 * 16 * (2 * per_layer + embedding)
+
+
+def test_activations_of_a_layer_are_the_papers_34_h_besides_the_scores() -> None:
+    # Korthikanti et al.: 34 s b h + 5 a s² b; here one fp32 number per head and token instead.
+    one = memory_per_rank(facts(layers=1), shape()).activations
+    two = memory_per_rank(facts(layers=2), shape()).activations
+    assert two - one == 34 * 16 * 4 * 8 + 4 * 2 * 16 * 4
+
+
+def test_the_total_is_the_sum_with_a_tenth_and_the_runtime() -> None:
+    memory = memory_per_rank(facts(), shape())
+    assert memory.logits == 4 * 3 * (2 + 8)
+    held = 160_000 + memory.activations + memory.logits
+    assert memory.fragmentation == pytest.approx(held / 10, abs=1)
+    assert memory.total == held + memory.fragmentation + (1 << 30)
+
+
+def test_eight_billion_parameters_do_not_fit_an_80_gb_device_alone_but_four_share_them() -> None:
+    large = ModelFacts(
+        architecture="Llama",
+        model_type="llama",
+        parameters=8_030_000_000,
+        trainable_parameters=8_030_000_000,
+        layers=32,
+        hidden_size=4096,
+        intermediate_size=14_336,
+        attention_heads=32,
+        vocabulary=128_256,
+        classes=2,
+    )
+    one = Shape(
+        zero_stage=3,
+        world_size=1,
+        precision=Precision.BF16,
+        micro_batch_size=1,
+        sequence_length=1024,
+    )
+    assert memory_per_rank(large, one).total > 128e9
+    assert memory_per_rank(large, replace(one, world_size=4)).total < 80e9
+
+
+def test_operations_of_a_step_are_those_worked_out_by_hand() -> None:
+    # 10,000 - 8 x (700 + 100) = 3,600 weights are multiplied; attention: 12 x 2 x 8 x 16.
+    found = footprint.step_flops(facts(), global_batch_size=5, sequence_length=16)
+    assert found == 5 * 16 * (6 * 3_600 + 3_072)
+
+
+def test_seconds_are_operations_over_what_all_ranks_sustain() -> None:
+    assert footprint.step_seconds(6_000, ranks=3, sustained_flops=500.0) == 4.0
+    with pytest.raises(ValueError, match="do nothing"):
+        footprint.step_seconds(6_000, ranks=0, sustained_flops=500.0)
+
+
+def test_a_checkpoint_takes_16_bytes_per_parameter_in_bf16() -> None:
+    assert footprint.checkpoint_bytes(facts(), shape(2, 4)) == 160_000
+    assert footprint.checkpoint_bytes(facts(), shape(2, 4, Precision.FP32)) == 200_000
+    assert footprint.checkpoint_bytes(facts(), shape(0, 4, Precision.FP32)) == 160_000
+    assert footprint.checkpoints_bytes(facts(), shape(2, 4), keep=2) == 640_000
+
+
+def test_rank_zero_gathers_the_whole_model_to_save_it() -> None:
+    assert footprint.rank_zero_host_bytes(facts(), shape(3, 4)) == 20_000
+    assert footprint.rank_zero_host_bytes(facts(), shape(3, 4, Precision.FP32)) == 40_000
+
+
+models = st.builds(
+    lambda parameters, layers, heads, width, inner, vocabulary: facts(
+        parameters=parameters,
+        trainable_parameters=parameters,
+        layers=layers,
+        attention_heads=heads,
+        hidden_size=heads * width,
+        intermediate_size=inner,
+        vocabulary=vocabulary,
+    ),
+    st.integers(1, 10**12),
+    st.integers(1, 100),
+    st.integers(1, 64),
+    st.integers(1, 128),
+    st.integers(1, 50_000),
+    st.integers(1, 300_000),
+)
+shapes = st.builds(
+    lambda stage, world, precision, batch, length: Shape(
+        zero_stage=stage,
+        world_size=world,
+        precision=precision,
+        micro_batch_size=batch,
+        sequence_length=length,
+    ),
+    st.integers(0, 3),
+    st.integers(1, 1024),
+    st.sampled_from([Precision.FP32, Precision.BF16]),
+    st.integers(1, 512),
+    st.integers(1, 8192),
+)
+
+
+@given(models, shapes)
+def test_more_rows_or_longer_ones_never_take_less(model: ModelFacts, one: Shape) -> None:
+    total = memory_per_rank(model, one).total
+    for larger in (
+        replace(one, micro_batch_size=one.micro_batch_size + 1),
+        replace(one, sequence_length=one.sequence_length + 1),
+    ):
+        assert memory_per_rank(model, larger).total > total
+
+
+@given(models, shapes.filter(lambda one: one.world_size > 1))
+def test_a_higher_stage_never_takes_more_on_a_rank(model: ModelFacts, one: Shape) -> None:
+    totals = [
+        memory_per_rank(model, replace(one, zero_stage=stage)).total for stage in (3, 2, 1, 0)
+    ]
+    assert totals == sorted(totals)
+
+
+@given(models, shapes)
+def test_more_ranks_never_take_more_on_each(model: ModelFacts, one: Shape) -> None:
+    more = replace(one, world_size=2 * one.world_size)
+    # Shares are rounded up, and what is gathered comes from more ranks.
+    assert memory_per_rank(model, more).total <= memory_per_rank(model, one).total + 2
+
+
+@given(models, shapes)
+def test_with_one_rank_there_is_nothing_to_share(model: ModelFacts, one: Shape) -> None:
+    alone = replace(one, world_size=1)
+    first, *others = [
+        memory_per_rank(model, replace(alone, zero_stage=stage)) for stage in (1, 2, 3)
+    ]
+    assert all(other == first for other in others)
+    without = memory_per_rank(model, replace(alone, zero_stage=0))
+    copy = 4 * model.trainable_parameters if one.precision is Precision.FP32 else 0
+    assert first.optimizer - without.optimizer == copy
+
+
+@given(models, shapes)
+def test_bf16_never_takes_more_than_fp32_under_zero(model: ModelFacts, one: Shape) -> None:
+    half = memory_per_rank(model, replace(one, precision=Precision.BF16, zero_stage=2))
+    full = memory_per_rank(model, replace(one, precision=Precision.FP32, zero_stage=2))
+    assert half.total < full.total
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": Precision.AUTO},
+        {"zero_stage": 4},
+        {"zero_stage": -1},
+        {"world_size": 0},
+        {"micro_batch_size": 0},
+        {"sequence_length": 0},
+    ],
+)
+def test_what_is_not_resolved_has_no_footprint(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        replace(shape(), **changes)

@@ -1,0 +1,271 @@
+"""Bootstrap intervals: they cover what they claim to, and say so where they can't."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from finetune_api.report import Interval
+from finetune_trainer.evaluation import metrics
+from finetune_trainer.evaluation.intervals import (
+    FEWEST_UNITS,
+    Outcomes,
+    error_reduction,
+    error_reduction_interval,
+    interval,
+    resampled_confusions,
+    with_an_error,
+)
+from finetune_trainer.evaluation.metrics import Floats, Integers
+from finetune_trainer.evaluation.scores import RowOutputs, Scores, score
+
+Flags = NDArray[np.bool_]
+
+SIMULATIONS = 500
+RESAMPLES = 400
+HELD = (0.92, 0.98)
+"""Shares of simulations that a 95 % interval may hold: ± 3 standard errors of 500 of them."""
+
+
+def sure(classes: Integers) -> Floats:
+    """Outputs that choose these classes of two."""
+    return np.eye(2)[classes]
+
+
+def scored(
+    labels: Integers, model: Integers, baseline: Integers, groups: Integers | None = None
+) -> Scores:
+    outputs = RowOutputs(
+        names=("no", "yes"),
+        labels=labels,
+        logits=sure(model).astype(np.float32),
+        baselines={"tfidf": sure(baseline)},
+        groups=groups,
+    )
+    return score(outputs, RESAMPLES, seed=7)
+
+
+def wrong_where(labels: Integers, errors: Flags) -> Integers:
+    return np.where(errors, 1 - labels, labels)
+
+
+def paired_errors(random: np.random.Generator, rows: int) -> tuple[Flags, Flags]:
+    """Errors of a model (12 %) and a baseline (20 %) that agree more often than by chance."""
+    baseline = random.random(rows) < 0.20
+    model = np.where(baseline, random.random(rows) < 0.40, random.random(rows) < 0.05)
+    return model, baseline
+
+
+TRUE_MODEL_ERROR = 0.20 * 0.40 + 0.80 * 0.05
+TRUE_REDUCTION = 1 - TRUE_MODEL_ERROR / 0.20
+
+
+def test_row_intervals_of_accuracy_and_error_reduction_hold_in_95_of_100_samples() -> None:
+    random = np.random.default_rng(11)
+    held = np.zeros(2)
+    for _ in range(SIMULATIONS):
+        labels = random.integers(0, 2, 400)
+        model, baseline = paired_errors(random, 400)
+        scores = scored(labels, wrong_where(labels, model), wrong_where(labels, baseline))
+        accuracy, reduction = scores.metrics.accuracy, scores.baselines[0].error_reduction
+        assert reduction is not None
+        held[0] += _holds(accuracy, 1 - TRUE_MODEL_ERROR)
+        held[1] += _holds(reduction, TRUE_REDUCTION)
+    assert HELD[0] <= held[0] / SIMULATIONS <= HELD[1]
+    assert HELD[0] <= held[1] / SIMULATIONS <= HELD[1]
+
+
+def test_grouped_intervals_hold_where_intervals_over_rows_would_not() -> None:
+    # 80 groups of 10 rows that mostly succeed or fail together, as an author's texts do.
+    random = np.random.default_rng(12)
+    groups = np.repeat(np.arange(80), 10)
+    by_group, by_row = np.zeros(2), np.zeros(2)
+    for _ in range(SIMULATIONS):
+        labels = random.integers(0, 2, 800)
+        hard_model, hard_baseline = paired_errors(random, 80)
+        follows = random.random(800) < 0.9
+        own_model, own_baseline = paired_errors(random, 800)
+        model = np.where(follows, hard_model[groups], own_model)
+        baseline = np.where(follows, hard_baseline[groups], own_baseline)
+        chosen = wrong_where(labels, model), wrong_where(labels, baseline)
+        for held, units in ((by_group, groups), (by_row, None)):
+            scores = scored(labels, *chosen, units)
+            reduction = scores.baselines[0].error_reduction
+            assert reduction is not None
+            held[0] += _holds(scores.metrics.accuracy, 1 - TRUE_MODEL_ERROR)
+            held[1] += _holds(reduction, TRUE_REDUCTION)
+    assert (by_group / SIMULATIONS >= HELD[0]).all()
+    assert (by_group / SIMULATIONS <= HELD[1]).all()
+    assert (by_row / SIMULATIONS < 0.80).all()
+
+
+def _holds(one: Interval, truth: float) -> bool:
+    assert one.low is not None
+    assert one.high is not None
+    return one.low <= truth <= one.high
+
+
+def test_resamples_draw_as_many_units_as_there_are() -> None:
+    labels = np.array([0, 0, 1, 1, 1, 0])
+    predicted = np.array([[0, 1, 1, 1, 0, 0], [0, 0, 0, 0, 0, 0]])
+    groups = np.array([0, 0, 0, 1, 1, 1])
+    random = np.random.default_rng(0)
+    for units in (None, groups):
+        drawn = np.concatenate(
+            list(resampled_confusions(Outcomes(labels, predicted, 2, units), 50, random))
+        )
+        assert drawn.shape == (50, 2, 2, 2)
+        assert (drawn.sum(axis=(2, 3)) == 6).all()
+        assert (drawn[:, 0].sum(axis=2) == drawn[:, 1].sum(axis=2)).all(), "not the same rows"
+
+
+def test_a_group_is_drawn_whole() -> None:
+    # One group is all right, the other all wrong: a resample has accuracy 0, 1/2 or 1.
+    labels = np.array([0, 1] * 10)
+    predicted = wrong_where(labels, np.arange(20) >= 10)[None]
+    groups = np.repeat([5, 9], 10)
+    (drawn,) = resampled_confusions(
+        Outcomes(labels, predicted, 2, groups), 200, np.random.default_rng(0)
+    )
+    assert set(metrics.accuracy(drawn[:, 0]).tolist()) == {0.0, 0.5, 1.0}
+
+
+def test_resampled_counts_have_the_mean_of_the_sample() -> None:
+    random = np.random.default_rng(5)
+    labels = random.integers(0, 3, 90)
+    predicted = random.integers(0, 3, (2, 90))
+    for groups in (None, random.integers(0, 30, 90)):
+        chunks = resampled_confusions(Outcomes(labels, predicted, 3, groups), 20_000, random)
+        mean = np.concatenate(list(chunks)).mean(axis=0)
+        for index in range(2):
+            expected = metrics.confusion_matrix(labels, predicted[index], 3)
+            assert mean[index] == pytest.approx(expected, abs=0.25)
+
+
+def test_an_interval_leaves_out_a_fortieth_at_each_end() -> None:
+    drawn = np.random.default_rng(0).permutation(np.arange(4001) / 4000)
+    assert interval(0.5, drawn, 100) == Interval(value=0.5, low=0.025, high=0.975)
+    assert error_reduction_interval(0.5, drawn, 100) == Interval(value=0.5, low=0.025, high=0.975)
+
+
+def test_chunks_do_not_change_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    outcomes = Outcomes(random.integers(0, 3, 90), random.integers(0, 3, (2, 90)), 3)
+    (whole,) = resampled_confusions(outcomes, 100, np.random.default_rng(1))
+    monkeypatch.setattr("finetune_trainer.evaluation.intervals._CHUNK_NUMBERS", 500)
+    parts = list(resampled_confusions(outcomes, 100, np.random.default_rng(1)))
+    assert len(parts) > 5
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+@given(st.integers(0, 1000), st.integers(40, 200))
+@settings(max_examples=30)
+def test_an_interval_holds_the_value_and_stays_in_range(seed: int, rows: int) -> None:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 2, rows)
+    model, baseline = paired_errors(random, rows)
+    scores = scored(labels, wrong_where(labels, model), wrong_where(labels, baseline))
+    for one in (scores.metrics.accuracy, scores.metrics.balanced_accuracy, scores.metrics.macro_f1):
+        assert one.low is not None
+        assert one.high is not None
+        assert 0 <= one.low <= one.value <= one.high <= 1
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:
+    random = np.random.default_rng(2)
+    labels = random.integers(0, 2, 150)
+    outputs = RowOutputs(
+        ("a", "b"), labels, random.normal(size=(150, 2)).astype(np.float32), {"tfidf": sure(labels)}
+    )
+    assert score(outputs, 300, seed=1) == score(outputs, 300, seed=1)
+    seeds = {score(outputs, 300, seed=seed).metrics.mcc.low for seed in range(6)}
+    assert len(seeds) > 1
+
+
+def test_a_model_equal_to_its_baseline_reduces_nothing_and_knows_it_exactly() -> None:
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 2, 100)
+    chosen = wrong_where(labels, random.random(100) < 0.3)
+    reduction = scored(labels, chosen, chosen).baselines[0].error_reduction
+    assert reduction is not None
+    assert (reduction.value, reduction.low, reduction.high) == (0, 0, 0)
+
+
+def test_against_a_faultless_baseline_there_is_no_error_reduction() -> None:
+    labels = np.array([0, 1] * 20)
+    for model in (labels, wrong_where(labels, np.arange(40) == 3)):
+        assert scored(labels, model, labels).baselines[0].error_reduction is None
+
+
+def test_resamples_in_which_the_baseline_is_faultless_leave_the_low_end_open() -> None:
+    # One error of the baseline in 40 rows: more than a third of the resamples miss it.
+    labels = np.array([0, 1] * 20)
+    model = wrong_where(labels, np.arange(40) == 3)
+    baseline = wrong_where(labels, np.arange(40) == 8)
+    reduction = scored(labels, model, baseline).baselines[0].error_reduction
+    assert reduction is not None
+    assert reduction.value == 0
+    assert reduction.low is None
+    assert reduction.high == 1
+
+
+def test_undecided_resamples_count_against_both_ends() -> None:
+    drawn = np.array([0.5] * 90 + [np.nan] * 10)
+    one = error_reduction_interval(0.5, drawn, units=100)
+    assert one is not None
+    assert one.low is None
+    assert one.high == 1
+    few = np.array([0.5] * 99 + [np.nan])
+    one = error_reduction_interval(0.5, few, units=100)
+    assert one is not None
+    assert (one.low, one.high) == (0.5, 0.5)
+
+
+def test_error_reduction_says_which_way_it_is_undefined() -> None:
+    faultless, faulty = np.array([[5, 0], [0, 5]]), np.array([[4, 1], [1, 4]])
+    assert error_reduction(faultless, faulty) == 1
+    assert error_reduction(faulty, faulty) == 0
+    assert error_reduction(faulty, faultless) == -np.inf
+    assert np.isnan(error_reduction(faultless, faultless))
+
+
+@pytest.mark.parametrize(("rows", "exact_low"), [(20, 0.8316), (100, 0.9638), (1000, 0.99632)])
+def test_a_faultless_model_is_not_certain(rows: int, exact_low: float) -> None:
+    # exact_low: Clopper-Pearson, 0.025 ** (1 / n).
+    labels = np.arange(rows) % 2
+    baseline = wrong_where(labels, np.arange(rows) % 5 == 0)
+    scores = scored(labels, labels, baseline)
+    accuracy, reduction = scores.metrics.accuracy, scores.baselines[0].error_reduction
+    assert accuracy.value == accuracy.high == 1
+    assert accuracy.low is not None
+    assert exact_low - 1 / rows <= accuracy.low < 1 - (1 - exact_low) / 2
+    assert reduction is not None
+    assert reduction.value == reduction.high == 1
+    assert reduction.low is not None
+    assert reduction.low < 1
+    assert scores.per_class[0].recall == 1, "the figures themselves are those of the rows"
+    assert np.array(scores.confusion_matrix).sum() == rows
+
+
+def test_only_the_faultless_predictor_gets_an_error_and_only_one() -> None:
+    labels = np.array([2, 0, 0, 1, 1, 1])
+    predicted = np.stack([labels, np.zeros(6, dtype=np.int64)])
+    changed = with_an_error(Outcomes(labels, predicted, 4)).predicted
+    assert (changed[0] != labels).sum() == 1
+    assert changed[0, 0] != 2, "the rarest class that has rows"
+    assert np.array_equal(changed[1], predicted[1])
+
+
+@pytest.mark.parametrize("rows_per_group", [None, 5])
+def test_too_few_units_give_a_value_without_an_interval(rows_per_group: int | None) -> None:
+    few = FEWEST_UNITS - 1
+    groups = np.repeat(np.arange(few), rows_per_group) if rows_per_group else None
+    rows = few * (rows_per_group or 1)
+    labels = np.arange(rows) % 2
+    scores = scored(labels, wrong_where(labels, np.arange(rows) == 1), 0 * labels, groups)
+    assert scores.metrics.accuracy == interval(1 - 1 / rows, np.zeros(1), few)
+    assert scores.metrics.accuracy.low is None
+    reduction = scores.baselines[0].error_reduction
+    assert reduction is not None
+    assert reduction.low is None
