@@ -187,7 +187,7 @@ def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: 
     return status.model_copy(
         update={
             "best_checkpoint": result.checkpoint,
-            "progress": status.progress and _finished_curve(status.progress, result),
+            "progress": _finished_curve(status.progress or _untold(result), result),
             "conditions": with_condition(
                 status.conditions,
                 ConditionType.TRAINED,
@@ -199,6 +199,11 @@ def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: 
             ),
         }
     )
+
+
+def _untold(result: TrainResult) -> ProgressStatus:
+    """The progress of a training that was over before rank 0 was ever asked for it."""
+    return ProgressStatus(step=result.steps, total_steps=result.steps, percent="100%")
 
 
 def _finished_curve(progress: ProgressStatus, result: TrainResult) -> ProgressStatus:

@@ -1,0 +1,1 @@
+"""The engine on a cluster, and all talk with an API server."""
