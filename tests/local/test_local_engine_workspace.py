@@ -19,7 +19,7 @@ from finetune_api.phases import ConditionType, Phase, Reason
 from finetune_api.report import Progress
 from finetune_api.status import Condition, JobStatus
 from finetune_operator.local.podfiles import write_atomic
-from finetune_operator.local.progress import pull
+from finetune_operator.trainerport import pull_progress
 from finetune_operator.local.resume import SourceChangedError, SpecChangedError, open_state
 from finetune_operator.local.sources import SourceMissingError, local_path
 from finetune_operator.local.workspace import State, Workspace, WorkspaceError
@@ -302,7 +302,7 @@ def rank_zero() -> Iterator[Callable[[bytes, int], str]]:
 
 def test_the_reply_of_rank_zero_is_taken(rank_zero: Callable[..., str]) -> None:
     address = rank_zero(PROGRESS.model_dump_json(by_alias=True).encode())
-    assert asyncio.run(pull(address, "pod-1", 2)) == PROGRESS
+    assert asyncio.run(pull_progress(address, "pod-1", 2)) == PROGRESS
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_the_reply_of_rank_zero_is_taken(rank_zero: Callable[..., str]) -> None:
 def test_a_reply_that_is_not_the_pods_own_is_none(
     rank_zero: Callable[..., str], body: bytes, status: int, pod: str, attempt: int
 ) -> None:
-    assert asyncio.run(pull(rank_zero(body, status), pod, attempt)) is None
+    assert asyncio.run(pull_progress(rank_zero(body, status), pod, attempt)) is None
 
 
 def test_a_rank_that_does_not_answer_is_none() -> None:
@@ -329,5 +329,5 @@ def test_a_rank_that_does_not_answer_is_none() -> None:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        assert asyncio.run(pull(address, "pod-1", 2)) is None
-    assert asyncio.run(pull(address, "pod-1", 2)) is None
+        assert asyncio.run(pull_progress(address, "pod-1", 2)) is None
+    assert asyncio.run(pull_progress(address, "pod-1", 2)) is None

@@ -20,6 +20,11 @@ ATTEMPT_LABEL = f"{GROUP}/attempt"
 ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 """Number of the attempt that a pod was released for; stamped with the gate's removal."""
 
+RELEASED_AT_ANNOTATION = f"{GROUP}/released-at"
+"""When a pod's gate was removed; stamped with it."""
+RUN_DIGEST_ANNOTATION = f"{GROUP}/run-digest"
+"""On a pod: digest of the run that it was made for."""
+
 POD_FINALIZER = f"{GROUP}/metered"
 """Keeps a pod's facts until its record is sealed."""
 JOB_FINALIZER = f"{GROUP}/records"

@@ -24,7 +24,7 @@ from finetune_operator.cost.pods import PodView
 from finetune_operator.engine import EngineError
 from finetune_operator.local import gang, podfiles
 from finetune_operator.local.podfiles import Launch
-from finetune_operator.local.progress import pull
+from finetune_operator.trainerport import pull_progress
 from finetune_operator.local.reports import read_report
 from finetune_operator.local.views import Orphans, view
 from finetune_operator.local.workspace import State, Workspace, storage_reason
@@ -217,7 +217,7 @@ class LocalEngine:
             launch = podfiles.read(Launch, folder, podfiles.LAUNCH)
             if launch is None:
                 continue
-            progress = await pull(launch.environment[Env.LISTEN], pod.uid, pod.attempt)
+            progress = await pull_progress(launch.environment[Env.LISTEN], pod.uid, pod.attempt)
             if progress is not None:
                 self._progress = progress, datetime.now(UTC)
         uids = {pod.uid for pod in trains}
