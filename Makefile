@@ -15,8 +15,11 @@ TOOLS ?=
 # What pytest gets; for one tier or one rule: `make test TESTS="tests/unit -k ledger"`.
 TESTS ?= tests
 # What the tests start. Unit tests start nothing, so nothing is built for them alone.
-TEST_PROGRAMS := $(if $(filter tests/unit%,$(TESTS)),,etcd kube-apiserver kubectl versitygw)
+TEST_PROGRAMS := $(if $(filter tests/unit%,$(TESTS)),,etcd kube-apiserver kubectl helm versitygw)
 DEMO := .demo
+# Helm renders only what lies in the chart's own folder, so it carries a copy of the CRDs.
+CHART_CRDS := charts/finetune-operator/files/crds
+GENERATED := crds $(CHART_CRDS) docs/reference.md
 
 .PHONY: help
 help: ## Say what can be made (this)
@@ -46,14 +49,15 @@ lint: env ## Check style, formatting, types and the arrows between the packages
 	@$(BIN)/lint-imports --no-logo
 
 .PHONY: generate
-generate: env ## Write crds/ and docs/reference.md anew from the types
-	@echo "generate: crds/ and docs/reference.md from finetune_api"
+generate: env ## Write crds/, the chart's copy of it and docs/reference.md anew from the types
+	@echo "generate: crds/ and docs/reference.md from finetune_api, then the chart's copy of crds/"
 	@$(BIN)/finetune-operator generate
+	@rm -rf $(CHART_CRDS) && cp -R crds $(CHART_CRDS)
 
 .PHONY: generate-check
 generate-check: generate ## Fail if what is generated is not what is checked in
-	@git diff --exit-code -- crds docs/reference.md
-	@new=$$(git ls-files --others --exclude-standard -- crds docs/reference.md); \
+	@git diff --exit-code -- $(GENERATED)
+	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED)); \
 		[ -z "$$new" ] || { echo "generate-check: generated but not checked in: $$new"; exit 1; }
 
 .PHONY: tools

@@ -1,4 +1,4 @@
-"""Builds the programs that the tests run against: a Kubernetes and an object store.
+"""Builds the programs that the tests run against: a Kubernetes, Helm and an object store.
 
 Called by the Makefile (`make tools`, `make test`) with the names of the
 programs wanted; needs nothing beyond the standard library and Go. Every family
@@ -62,6 +62,7 @@ PROGRAMS = {
         Program("etcd", "etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
         kubernetes("kube-apiserver"),
         kubernetes("kubectl"),
+        Program("helm", "helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3"),
         Program(
             "versitygw",
             "versitygw",
