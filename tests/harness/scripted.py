@@ -233,7 +233,7 @@ class ScriptedEngine:
             engine=EngineFacts(
                 device="cpu",
                 max_ranks=world.max_ranks,
-                placement=placement(),
+                placements=dict.fromkeys(Step, placement()),
                 control_interval_seconds=world.look_seconds,
             ),
             pods=pods,

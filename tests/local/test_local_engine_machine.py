@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from finetune_api.report import Step
 from finetune_operator.local import machine
 from harness.scripted import a_job
 
@@ -29,9 +30,10 @@ def test_devices_are_named_as_nodes_label_them(with_devices: Callable[[str], Non
     with_devices("NVIDIA H200\\nNVIDIA H200\\n")
     facts = machine.facts(a_job(compute={"gpusPerWorker": 2}))
     assert (facts.device, facts.max_ranks) == ("cuda", 2)
-    assert facts.placement is not None
-    assert facts.placement.device == "NVIDIA-H200"
-    assert facts.placement.local
+    assert {step: place.device for step, place in facts.placements.items()} == dict.fromkeys(
+        Step, "NVIDIA-H200"
+    )
+    assert all(place.local for place in facts.placements.values())
 
 
 def test_a_job_that_asks_for_no_gpu_gets_processors(with_devices: Callable[[str], None]) -> None:

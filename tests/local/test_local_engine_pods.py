@@ -33,7 +33,9 @@ PATIENCE_SECONDS = 60
 FACTS = EngineFacts(
     device="cpu",
     max_ranks=4,
-    placement=Placement(node="here", device="cpu", milli_devices=1000, local=True),
+    placements=dict.fromkeys(
+        Step, Placement(node="here", device="cpu", milli_devices=1000, local=True)
+    ),
 )
 
 # Children of the scripts below: a rank that would hold its device for an hour.

@@ -1,12 +1,13 @@
 """Everything that a decision is made from, gathered by an engine in one look."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
 from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import RateCard
-from finetune_api.report import EvaluationReport, PrepareReport, Progress, ReportRef
+from finetune_api.report import EvaluationReport, PrepareReport, Progress, ReportRef, Step
 from finetune_api.usage import UsageRecord
 from finetune_operator.cost.pods import Placement, PodView
 
@@ -33,12 +34,16 @@ class EngineFacts:
 
     device: Literal["cpu", "cuda"]
     max_ranks: int | None = None
-    placement: Placement | None = None
-    """Where pods would be bound, where that is known before (a local run)."""
+    placements: Mapping[Step, Placement] = field(default_factory=dict)
+    """Where each step's pods would be bound; a step of which that is not known is left out."""
     control_interval_seconds: float = 15.0
     """The longest time between two looks at a running job."""
     records_namespace: str = "default"
     """Where usage records are kept: not with the job, for they outlive it."""
+    poll_seconds: float = 0.2
+    """How soon to look again for what is on the way, where nothing tells that it came."""
+    image: str | None = None
+    """The trainer's image that new jobs get; None where no image is needed."""
     machine: str = ""
     """For people: what the gang was mapped to."""
 
@@ -67,6 +72,8 @@ class Observed:
     reports: tuple[StoredReport, ...] = field(default=())
     problems: tuple[Problem, ...] = ()
     """What the schema's rules found in the manifest, all of it."""
+    blocked: str | None = None
+    """Why the pods of the next attempt don't come, in the cluster's words."""
     interrupted: bool = False
     """The person at a local run asked it to stop (Ctrl-C)."""
     smoke: bool = False

@@ -61,7 +61,7 @@ def create(folder: Path, run: Run, attempt: int, facts: EngineFacts) -> None:
 
 
 def _pod(run: Run, attempt: int, worker: int, facts: EngineFacts) -> Pod:
-    placement = facts.placement
+    placement = facts.placements.get(run.step)
     on_device = run.gang.device == "cuda" and placement is not None
     return Pod(
         uid=str(uuid.uuid4()),

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 from finetune_api.job import FineTuneJob
+from finetune_api.report import Step
 from finetune_operator.core.observed import EngineFacts
 from finetune_operator.cost.pods import Placement
 
@@ -58,7 +59,7 @@ def facts(job: FineTuneJob) -> EngineFacts:
     return EngineFacts(
         device="cuda" if devices else "cpu",
         max_ranks=len(devices) or cores(),
-        placement=placement,
+        placements=dict.fromkeys(Step, placement),
         control_interval_seconds=LOOK_SECONDS,
         machine=machine,
     )

@@ -47,8 +47,11 @@ def _devices(situation: Situation) -> Fraction:
     resolved = situation.status.resolved
     if resolved is None:
         return Fraction(1)
-    step = next((s for s in Step if not situation.completed(s)), Step.EVALUATE)
-    return Fraction(gang_of(step, resolved).world_size)
+    return Fraction(gang_of(_next_step(situation), resolved).world_size)
+
+
+def _next_step(situation: Situation) -> Step:
+    return next((step for step in Step if not situation.completed(step)), Step.EVALUATE)
 
 
 def _reserve_seconds(situation: Situation) -> Fraction:
@@ -81,7 +84,7 @@ def _over_cost(situation: Situation, limit: str | None, devices: Fraction) -> st
 def _burn_per_hour(situation: Situation, devices: Fraction) -> Fraction:
     """What is burnt now, or would be by the next step where nothing runs."""
     now = burn_rate(situation.records, situation.totals.spent.currency).amount
-    placement = situation.observed.engine.placement
+    placement = situation.observed.engine.placements.get(_next_step(situation))
     if now or placement is None:
         return now
     rate = find_rate(situation.observed.rate_cards, placement, situation.now)
