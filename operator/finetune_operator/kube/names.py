@@ -32,6 +32,10 @@ JOB_FINALIZER = f"{GROUP}/records"
 GATE = f"{GROUP}/gang"
 """The scheduling gate: a gang's pods bind only once it is gone from all of them."""
 
+RUN_KEY = "run.json"
+REPORT_KEY = "report.json"
+"""Keys of the ConfigMaps that carry a run and keep a report."""
+
 TRAINER_CONTAINER = "trainer"
 TRAINER_PORT = 8471
 """Of /progress, /metrics and /report."""

@@ -1,0 +1,68 @@
+"""Claims that a job names: they must be there, and one that several workers share must be shareable.
+
+Asked before admission: a pod whose claim is missing would hang without a word.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from finetune_api.job import FineTuneJob
+from finetune_operator.core.observed import Problem
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.errors import NotFoundError
+from finetune_operator.kube.resources import CLAIMS
+
+_SHARED = "ReadWriteMany"
+_READ_SHARED = frozenset({_SHARED, "ReadOnlyMany"})
+_CLAIM_SCHEME = "pvc://"
+
+
+async def claim_problems(client: KubeClient, job: FineTuneJob) -> tuple[Problem, ...]:
+    """What is wrong with the claims that a job names, all of it."""
+    problems = []
+    several = job.spec.compute.workers > 1
+    for field, claim in _named(job):
+        modes = await _access_modes(client, job.metadata.namespace, claim)
+        storage = field == "spec.storage.claim"
+        enough = {_SHARED} if storage else _READ_SHARED
+        if modes is None:
+            problems.append(
+                Problem(
+                    field=field,
+                    message=f"claim {claim} does not exist in namespace "
+                    f"{job.metadata.namespace}: create it, or name another",
+                )
+            )
+        elif several and not modes & enough:
+            problems.append(
+                Problem(
+                    field=field,
+                    message=f"claim {claim} has access modes {', '.join(sorted(modes))}, and "
+                    f"{job.spec.compute.workers} workers share it: use one that is "
+                    f"{' or '.join(sorted(enough))}, or one worker",
+                )
+            )
+    return tuple(problems)
+
+
+def _named(job: FineTuneJob) -> Iterator[tuple[str, str]]:
+    spec = job.spec
+    uris = (
+        ("spec.model.uri", spec.model.uri),
+        ("spec.dataset.train", spec.dataset.train),
+        ("spec.dataset.test", spec.dataset.test),
+    )
+    if spec.storage.claim is not None:
+        yield "spec.storage.claim", spec.storage.claim
+    for field, uri in uris:
+        if uri is not None and uri.startswith(_CLAIM_SCHEME):
+            yield field, uri.removeprefix(_CLAIM_SCHEME).partition("/")[0]
+
+
+async def _access_modes(client: KubeClient, namespace: str, claim: str) -> set[str] | None:
+    try:
+        # JSON of the API server: only this one field of it is read.
+        body: Any = await client.get(CLAIMS, claim, namespace)
+    except NotFoundError:
+        return None
+    return set(body.get("spec", {}).get("accessModes", []))

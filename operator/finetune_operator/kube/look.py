@@ -1,0 +1,155 @@
+"""Gathering what one job's decision is made from. Called by the engine; writes nothing.
+
+The cache is asked first. Where a decision could rest on a pod that is there or is gone (a gang that
+is to be released, an attempt that is to be ended), the API server itself is asked.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api.job import FineTuneJob
+from finetune_api.phases import TERMINAL
+from finetune_api.report import Step
+from finetune_api.status import AttemptStatus
+from finetune_api.usage import UsageRecord
+from finetune_operator.core.observed import EngineFacts
+from finetune_operator.cost.orphans import vanished
+from finetune_operator.cost.pods import PodView
+from finetune_operator.cost.records import JOB_UID_LABEL
+from finetune_operator.kube.cluster import Cluster
+from finetune_operator.kube.errors import NotFoundError
+from finetune_operator.kube.names import (
+    ATTEMPT_ANNOTATION,
+    ATTEMPT_LABEL,
+    GATE,
+    gang_name,
+    job_selector,
+)
+from finetune_operator.kube.placement import expected_placements
+from finetune_operator.kube.resources import EVENTS, NODES, PODS
+from finetune_operator.kube.views import pod_view
+
+# Objects as the API server sends them.
+Json = Mapping[str, Any]
+
+_POLL_SECONDS = 5.0
+_BLOCKED_AFTER = timedelta(seconds=3)
+
+
+async def raw_pods(cluster: Cluster, job: FineTuneJob) -> tuple[Json, ...]:
+    """The job's pods; from the API server where much depends on it."""
+    cache, uid = cluster.caches.pods, job.metadata.uid
+    known = tuple(cache.by_label(JOB_UID_LABEL, uid))
+    if not _must_be_sure(job, known):
+        return known
+    listing = await cluster.client.list(PODS, job.metadata.namespace, label_selector=job_selector(uid))
+    for pod in listing.items:
+        cache.put(pod)
+    return tuple(listing.items)
+
+
+def _must_be_sure(job: FineTuneJob, known: Sequence[Json]) -> bool:
+    row = _running(job)
+    if row is None:
+        return False
+    return row.state != "Running" or not known or any(not _runs(pod) for pod in known)
+
+
+def _running(job: FineTuneJob) -> AttemptStatus | None:
+    if job.status is None or job.status.phase in TERMINAL or not job.status.attempts:
+        return None
+    row = job.status.attempts[-1]
+    return None if row.state == "Ended" else row
+
+
+def _runs(pod: Json) -> bool:
+    running: bool = pod.get("status", {}).get("phase") == "Running"
+    return running and "deletionTimestamp" not in pod["metadata"]
+
+
+async def views_of(
+    cluster: Cluster,
+    job: FineTuneJob,
+    pods: Iterable[Json],
+    records: Sequence[UsageRecord],
+    now: datetime,
+) -> tuple[PodView, ...]:
+    """The pods as the core sees them, and those that are recorded but gone without a trace."""
+    lost = timedelta(seconds=job.spec.policy.node_lost_timeout_seconds)
+    views = []
+    for pod in pods:
+        node = await _node(cluster, pod["spec"].get("nodeName"))
+        views.append(pod_view(pod, node, now, lost))
+    uids = {view.uid for view in views}
+    for record in records:
+        views += vanished(record, uids, now)
+    return tuple(views)
+
+
+async def _node(cluster: Cluster, name: str | None) -> Json | None:
+    """A node that is not known yet may be new: only the API server can say that it is gone."""
+    if not name:
+        return None
+    known = cluster.caches.nodes.get(None, name)
+    if known is not None:
+        return known
+    try:
+        node = await cluster.client.get(NODES, name)
+    except NotFoundError:
+        return None
+    cluster.caches.nodes.put(node)
+    return node
+
+
+def records_of(cluster: Cluster, job: FineTuneJob) -> tuple[UsageRecord, ...]:
+    """The job's usage records."""
+    raw = cluster.caches.records.by_label(JOB_UID_LABEL, job.metadata.uid)
+    return tuple(UsageRecord.model_validate(record, extra="ignore") for record in raw)
+
+
+def facts_of(cluster: Cluster, job: FineTuneJob) -> EngineFacts:
+    """What this cluster offers the job."""
+    settings = cluster.settings
+    return EngineFacts(
+        device="cuda",
+        placements=expected_placements(job, cluster.caches.nodes.items()),
+        control_interval_seconds=settings.control_interval.total_seconds(),
+        records_namespace=settings.namespace,
+        poll_seconds=_POLL_SECONDS,
+        image=settings.trainer.image,
+        machine="this cluster",
+    )
+
+
+async def blocked(
+    cluster: Cluster, job: FineTuneJob, pods: Sequence[PodView], now: datetime
+) -> str | None:
+    """Why the pods of a Job that was made don't come: what the cluster said when it refused them."""
+    if job.status is None:
+        return None
+    number = job.status.attempt + 1
+    asked = cluster.memory.created.get((job.metadata.uid, number))
+    if asked is None or now - asked < _BLOCKED_AFTER or any(p.attempt == number for p in pods):
+        return None
+    events = await cluster.client.list(
+        EVENTS, job.metadata.namespace, field_selector="reason=FailedCreate,involvedObject.kind=Job"
+    )
+    ours = {gang_name(job, step, number) for step in Step}
+    said = [event for event in events.items if event["involvedObject"].get("name") in ours]
+    if not said:
+        return "the controller manager has not made them yet"
+    newest = max(said, key=lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"])
+    return str(newest.get("message", ""))
+
+
+def is_gated(pod: Json) -> bool:
+    """Whether a pod has not been released."""
+    return any(gate["name"] == GATE for gate in pod["spec"].get("schedulingGates", []))
+
+
+def attempt_of(pod: Json) -> int:
+    """The attempt that a pod was released for, or before that, made for."""
+    metadata = pod["metadata"]
+    stamped = metadata.get("annotations", {}).get(ATTEMPT_ANNOTATION)
+    return int(stamped or metadata["labels"][ATTEMPT_LABEL])

@@ -1,0 +1,1 @@
+"""The operator's process: watches, work queue, leader election, health and metrics."""
