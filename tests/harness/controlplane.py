@@ -1,8 +1,7 @@
 """A real etcd and kube-apiserver for the tests, and two ways to talk to them.
 
-The integration tier's fixtures start it once per run. No controller runs beside
-it: what a test creates stays as it was created. Everything listens on loopback
-and lies in one folder, logs included.
+`cluster.py` starts it once per run, with controllers beside it. Everything listens on loopback and
+lies in one folder, logs included: the API server's audit log too, in which `audit.py` counts.
 """
 
 from __future__ import annotations
@@ -12,20 +11,21 @@ import json
 import secrets
 import ssl
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.audit import write_audit_policy
 from harness.certificates import ClusterCertificates, make_certificates
 from harness.processes import free_port, program, running
 
 HOST = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"
 FIRST_SERVICE_ADDRESS = "10.96.0.1"
-ADMIN = "admin"
-ADMIN_GROUP = "system:masters"
+MASTERS = "system:masters"
+AUDIT_LOG = "audit.log"
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
@@ -44,14 +44,50 @@ class Reply:
 
 
 @dataclass(frozen=True)
+class User:
+    """Somebody whom the API server knows by a token of its own: one for each kind of client."""
+
+    name: str
+    groups: tuple[str, ...] = ()
+
+
+ADMIN = User("admin", (MASTERS,))
+
+
+@dataclass(frozen=True)
 class ControlPlane:
     """A running API server, and the administrator's way in."""
 
     port: int
     folder: Path
     certificates: ClusterCertificates
-    token: str
-    kubeconfig: Path
+    tokens: Mapping[str, str]
+    """By the user's name."""
+
+    @property
+    def url(self) -> str:
+        """Where the API server answers."""
+        return f"https://{HOST}:{self.port}"
+
+    @property
+    def audit_log(self) -> Path:
+        """The file in which the API server writes who asked for what."""
+        return self.folder / AUDIT_LOG
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self.kubeconfig_for(ADMIN.name)
+
+    def kubeconfig_for(self, user: str) -> Path:
+        """Return the kubeconfig of a user that the control plane was started with."""
+        return write_kubeconfig(
+            self.folder / f"{user.replace(':', '-')}.kubeconfig",
+            server=self.url,
+            authority=self.certificates.authority,
+            user=user,
+            token=self.tokens[user],
+        )
 
     def kubectl(
         self, *arguments: str, stdin: str | None = None, check: bool = True
@@ -83,7 +119,8 @@ class ControlPlane:
         """
         trust = ssl.create_default_context(cafile=self.certificates.authority)
         connection = http.client.HTTPSConnection(HOST, self.port, context=trust)
-        headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
+        token = self.tokens[ADMIN.name]
+        headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = content_type
         try:
@@ -105,23 +142,23 @@ class ControlPlane:
 
 
 @contextmanager
-def running_control_plane(folder: Path) -> Iterator[ControlPlane]:
-    """Run etcd and an API server until the block ends; the API server stops first."""
-    port = free_port()
-    token = secrets.token_urlsafe()
-    certificates = make_certificates(folder, addresses=(HOST, FIRST_SERVICE_ADDRESS))
+def running_control_plane(folder: Path, *, users: tuple[User, ...] = ()) -> Iterator[ControlPlane]:
+    """Run etcd and an API server until the block ends; the API server stops first.
+
+    It knows the administrator, and `users`.
+    """
+    known = (ADMIN, *users)
     plane = ControlPlane(
-        port=port,
+        port=free_port(),
         folder=folder,
-        certificates=certificates,
-        token=token,
-        kubeconfig=write_kubeconfig(folder, port, certificates, token),
+        certificates=make_certificates(folder, addresses=(HOST, FIRST_SERVICE_ADDRESS)),
+        tokens={user.name: secrets.token_urlsafe() for user in known},
     )
     with ExitStack() as servers:
         etcd_url = servers.enter_context(running_etcd(folder))
         servers.enter_context(
             running(
-                api_server_command(plane, etcd_url),
+                api_server_command(plane, etcd_url, known),
                 log=folder / "kube-apiserver.log",
                 ready=plane.ready,
             )
@@ -160,11 +197,16 @@ def etcd_healthy(url: str) -> bool:
         connection.close()
 
 
-def api_server_command(plane: ControlPlane, etcd_url: str) -> list[str | Path]:
+def api_server_command(
+    plane: ControlPlane, etcd_url: str, users: Iterable[User]
+) -> list[str | Path]:
     """Return the command of an API server with RBAC on, as on a real cluster."""
-    users = plane.folder / "tokens.csv"
-    users.touch(mode=0o600)
-    users.write_text(f"{plane.token},{ADMIN},{ADMIN},{ADMIN_GROUP}\n")
+    passes = plane.folder / "tokens.csv"
+    passes.touch(mode=0o600)
+    with passes.open("w") as rows:
+        for user in users:
+            groups = ",".join(user.groups)
+            rows.write(f'{plane.tokens[user.name]},{user.name},{user.name},"{groups}"\n')
     certificates = plane.certificates
     return [
         program("kube-apiserver"),
@@ -181,20 +223,20 @@ def api_server_command(plane: ControlPlane, etcd_url: str) -> list[str | Path]:
         f"--service-account-key-file={certificates.token_public_key}",
         f"--service-account-signing-key-file={certificates.token_private_key}",
         "--authorization-mode=RBAC",
-        f"--token-auth-file={users}",
+        f"--token-auth-file={passes}",
         "--allow-privileged=true",
         # The kubelet's addresses on a test node are its only ones.
         "--kubelet-preferred-address-types=InternalIP",
         # The address advertised is loopback, which an endpoint may not hold.
         "--endpoint-reconciler-type=none",
+        f"--audit-policy-file={write_audit_policy(plane.folder)}",
+        f"--audit-log-path={plane.audit_log}",
+        "--audit-log-maxsize=10000",  # MiB: one file, never turned over under its reader
     ]
 
 
-def write_kubeconfig(
-    folder: Path, port: int, certificates: ClusterCertificates, token: str
-) -> Path:
-    """Write a kubeconfig for the administrator (JSON, which every reader of YAML takes)."""
-    kubeconfig = folder / "kubeconfig"
+def write_kubeconfig(path: Path, *, server: str, authority: Path, user: str, token: str) -> Path:
+    """Write a kubeconfig (JSON, which every reader of YAML takes), and return where it lies."""
     content = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -202,15 +244,12 @@ def write_kubeconfig(
         "clusters": [
             {
                 "name": "test",
-                "cluster": {
-                    "server": f"https://{HOST}:{port}",
-                    "certificate-authority": str(certificates.authority),
-                },
+                "cluster": {"server": server, "certificate-authority": str(authority)},
             }
         ],
-        "users": [{"name": ADMIN, "user": {"token": token}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": ADMIN}}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
     }
-    kubeconfig.touch(mode=0o600)
-    kubeconfig.write_text(json.dumps(content))
-    return kubeconfig
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(content))
+    return path

@@ -1,4 +1,4 @@
-"""Fixtures of the integration tier: a real API server, shared by the run, and a fresh namespace."""
+"""Fixtures of the integration tier: a real cluster, shared by the run, and a fresh namespace."""
 
 from __future__ import annotations
 
@@ -6,38 +6,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.controlplane import ControlPlane, running_control_plane
-from harness.processes import REPOSITORY
-
-CRDS = REPOSITORY / "crds"
+from harness.cluster import Cluster, running_cluster
 
 
 @pytest.fixture(scope="session")
-def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    """Run etcd and kube-apiserver until the last test is done."""
-    with running_control_plane(tmp_path_factory.mktemp("control-plane")) as plane:
-        yield plane
-
-
-@pytest.fixture(scope="session")
-def cluster(control_plane: ControlPlane) -> ControlPlane:
-    """Give the API server once it serves the custom resources of `crds/`."""
-    control_plane.kubectl("apply", "--server-side", "-f", str(CRDS))
-    control_plane.kubectl("wait", "--for=condition=Established", "--timeout=120s", "-f", str(CRDS))
-    return control_plane
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Run a control plane with its controllers and the project's kinds until the last test."""
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
 
 
 @pytest.fixture
-def namespace(control_plane: ControlPlane) -> str:
-    """Make a namespace of the test's own, and give its name.
-
-    It stays: without a controller manager a deleted namespace never ends, and
-    the whole cluster goes with the run.
-    """
-    made = control_plane.request(
-        "POST",
-        "/api/v1/namespaces",
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"generateName": "test-"}},
-    )
-    assert made.status == 201, made.message
-    return str(made.body["metadata"]["name"])
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """Make a namespace of the test's own, and clear it of what runs when the test is done."""
+    name = cluster.new_namespace()
+    yield name
+    cluster.clear(name)

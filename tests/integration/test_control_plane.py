@@ -6,16 +6,16 @@ from harness.controlplane import ControlPlane
 from harness.processes import program
 
 
-def test_the_api_server_is_a_real_one_and_ready(control_plane: ControlPlane) -> None:
-    assert control_plane.ready()
-    version = control_plane.request("GET", "/version").body
+def test_the_api_server_is_a_real_one_and_ready(cluster: ControlPlane) -> None:
+    assert cluster.ready()
+    version = cluster.request("GET", "/version").body
     server = program("kube-apiserver")
     assert version["gitVersion"] != "v0.0.0-master+$Format:%H$", f"{server} has no version"
     assert int(version["minor"].rstrip("+")) >= 34
 
 
-def test_a_request_without_credentials_is_refused(control_plane: ControlPlane) -> None:
-    denied = control_plane.kubectl("--token=wrong", "get", "namespaces", check=False)
+def test_a_request_without_credentials_is_refused(cluster: ControlPlane) -> None:
+    denied = cluster.kubectl("--token=wrong", "get", "namespaces", check=False)
     assert denied.returncode != 0
     assert "Unauthorized" in denied.stderr or "logged in" in denied.stderr
 
@@ -31,6 +31,6 @@ def test_every_custom_resource_definition_is_established(cluster: ControlPlane) 
         assert conditions.get("NonStructuralSchema", {}).get("status") != "True", name
 
 
-def test_each_test_has_a_namespace_of_its_own(control_plane: ControlPlane, namespace: str) -> None:
+def test_each_test_has_a_namespace_of_its_own(cluster: ControlPlane, namespace: str) -> None:
     path = f"/api/v1/namespaces/{namespace}/configmaps"
-    assert control_plane.request("GET", path).body["items"] == []
+    assert cluster.request("GET", path).body["items"] == []
