@@ -1,0 +1,58 @@
+{{/*
+What the operator may do where FineTuneJobs are. Written once: a ClusterRole when all namespaces
+are served, else a Role in each of them. There is no `create` of pods (the Job controller makes
+them), no Secret, no exec.
+*/}}
+{{- define "finetune-operator.rules.jobs" -}}
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs]
+  verbs: [get, list, watch, patch]
+- apiGroups: [finetune.dev]
+  resources: [finetunejobs/status]
+  verbs: [patch, update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [get, create, update, patch, delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, create, patch]
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [get, list, watch, create]
+# Read, because a Job whose pods are refused says so nowhere else.
+- apiGroups: [""]
+  resources: [events]
+  verbs: [get, list, create, patch]
+- apiGroups: [events.k8s.io]
+  resources: [events]
+  verbs: [create, patch]
+{{- end -}}
+
+{{/* What belongs to no namespace, and is only read. */}}
+{{- define "finetune-operator.rules.cluster" -}}
+- apiGroups: [finetune.dev]
+  resources: [ratecards]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get, list, watch]
+{{- end -}}
+
+{{/* In the operator's own namespace: who leads, and the records, which nobody deletes. */}}
+{{- define "finetune-operator.rules.release" -}}
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [get, create, update, patch]
+- apiGroups: [finetune.dev]
+  resources: [usagerecords]
+  verbs: [get, list, watch, create, update, patch]
+{{- end -}}
