@@ -8,7 +8,7 @@ were and the API's concepts state since Kubernetes 1.35.)
 Objects are handed out as they are held, and must not be changed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,7 +152,7 @@ async def relist(
     client: KubeClient,
     cache: Cache,
     *,
-    namespaces: Iterable[str | None] = (None,),
+    namespaces: Collection[str] = (),
     label_selector: str | None = None,
 ) -> None:
     """Ask for all objects of a cache's kind, and put right what a watch has missed.
@@ -164,11 +164,11 @@ async def relist(
     cache
         What is put right.
     namespaces
-        None is all of them.
+        Empty: all of them, or the kind has none.
     label_selector
         The same one that the cache's watch has.
     """
-    for namespace in namespaces:
+    for namespace in namespaces or (None,):
         cache.replace(await client.list(cache.resource, namespace, label_selector=label_selector))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from finetune_operator.kube.config import Connection
+from finetune_operator.kube.config import Connection, find_connection
 from finetune_operator.kube.errors import ExpiredError
 from finetune_operator.kube.names import MANAGER
 from finetune_operator.kube.resources import Json, Resource
@@ -22,8 +22,6 @@ _JSON_PATCH = "application/json-patch+json"
 _MERGE_PATCH = "application/merge-patch+json"
 _PAGE = 500
 
-Body = Mapping[str, Any]
-"""An object to send: JSON, as a manifest's builder made it."""
 Propagation = Literal["Background", "Foreground", "Orphan"]
 
 
@@ -46,7 +44,7 @@ class KubeClient:
     Parameters
     ----------
     connection
-        From ``config.find_connection``.
+        By default what ``config.find_connection`` finds.
     timeout_seconds
         For each request, from asking for a connection to the answer's last byte.
     on_request
@@ -55,7 +53,7 @@ class KubeClient:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Connection | None = None,
         *,
         timeout_seconds: float = 30.0,
         on_request: OnRequest | None = None,
@@ -66,8 +64,9 @@ class KubeClient:
         self._transport: Transport | None = None
 
     async def __aenter__(self) -> Self:
+        connection = self._connection or await find_connection()
         self._transport = Transport(
-            self._connection, timeout_seconds=self._timeout_seconds, on_request=self._on_request
+            connection, timeout_seconds=self._timeout_seconds, on_request=self._on_request
         )
         return self
 
@@ -112,7 +111,7 @@ class KubeClient:
         except ExpiredError:
             return await self._pages(resource, namespace, query)
 
-    async def create(self, resource: Resource, body: Body, namespace: str | None = None) -> Json:
+    async def create(self, resource: Resource, body: Json, namespace: str | None = None) -> Json:
         """Make an object, in the namespace that is given or that it names itself."""
         return await self._write(
             Request(
@@ -124,7 +123,7 @@ class KubeClient:
             )
         )
 
-    async def apply(self, resource: Resource, body: Body, *, force: bool = True) -> Json:
+    async def apply(self, resource: Resource, body: Json, *, force: bool = True) -> Json:
         """Make an object, or make the fields that ``body`` names be so (server-side apply).
 
         With ``force`` fields that somebody else has set are taken over; else that is a
@@ -148,7 +147,7 @@ class KubeClient:
         resource: Resource,
         name: str,
         namespace: str | None,
-        operations: Sequence[Body],
+        operations: Sequence[Json],
         subresource: str | None = None,
     ) -> Json:
         """Change an object by a JSON patch (RFC 6902); a failed test is an ``InvalidError``."""
@@ -170,7 +169,7 @@ class KubeClient:
         resource: Resource,
         name: str,
         namespace: str | None,
-        patch: Body,
+        patch: Json,
         subresource: str | None = None,
     ) -> Json:
         """Change an object by a merge patch (RFC 7386): lists are replaced whole.
@@ -190,7 +189,7 @@ class KubeClient:
             )
         )
 
-    async def replace(self, resource: Resource, body: Body, subresource: str | None = None) -> Json:
+    async def replace(self, resource: Resource, body: Json, subresource: str | None = None) -> Json:
         """Put an object in the place of the one that was read: ``ConflictError`` if it changed.
 
         Raises
@@ -233,7 +232,7 @@ class KubeClient:
         """
         conditions = {"uid": uid, "resourceVersion": resource_version}
         preconditions = {key: value for key, value in conditions.items() if value is not None}
-        options: Json = {"apiVersion": "v1", "kind": "DeleteOptions"}
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions"}
         if preconditions:
             options["preconditions"] = preconditions
         if grace_seconds is not None:
@@ -279,10 +278,10 @@ class KubeClient:
         return await self._open.send(replace(request, query=query))
 
 
-def _name(body: Body) -> str:
+def _name(body: Json) -> str:
     return str(body["metadata"]["name"])
 
 
-def _namespace(body: Body) -> str | None:
+def _namespace(body: Json) -> str | None:
     namespace = body["metadata"].get("namespace")
     return None if namespace is None else str(namespace)

@@ -1,12 +1,13 @@
 """The kinds of objects that the operator reads or writes, and where the API server keeps them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from finetune_operator.kube.names import GROUP, VERSION
 
-Json = dict[str, Any]
+Json = Mapping[str, Any]
 """An object as the API server sends it: JSON, whose fields are asked for by name."""
 
 
