@@ -88,8 +88,9 @@ def event_body(job: Json, event: Event, now: datetime) -> Json:
 
 def event_name(job: Json, event: Event) -> str:
     """The same for the same words about the same job."""
-    said = f"{job['metadata']['uid']}\n{event.kind}\n{event.reason}\n{event.message}"
-    return f"{job['metadata']['name']}.{hashlib.sha256(said.encode()).hexdigest()[:_NAME_DIGITS]}"
+    about = job["metadata"]
+    said = f"{about['uid']}\n{event.kind}\n{event.reason}\n{event.message}"
+    return f"{about['name']}.{hashlib.sha256(said.encode()).hexdigest()[:_NAME_DIGITS]}"
 
 
 def _shortened(message: str) -> str:
