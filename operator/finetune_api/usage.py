@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from finetune_api import API_VERSION
 from finetune_api.job import ObjectMeta
@@ -11,7 +11,6 @@ from finetune_api.markers import (
     Cel,
     Contract,
     Currency,
-    Decimal,
     Kind,
     Label,
     ListMap,
@@ -51,16 +50,27 @@ class EndEvidence(StrEnum):
     LAST_SEEN = "LastSeen"
 
 
+ExactPrice = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9]{1,20}(\.[0-9]{1,19})?$", max_length=40),
+    Field(description="A decimal number as a string, so that no reader rounds it."),
+]
+"""A price with all of its places: cores × a Decimal + MiB / 1024 × another has up to 9 + 10."""
+
+
 class CopiedRate(Contract):
     """The price as it was when the pod was bound."""
 
     card: ShortText
     """Name of the rate card."""
     entry: Label
-    """Name of its entry."""
-    price_per_hour: Decimal
+    """Name of its entry; cpu+memory where the price is the sum of two."""
+    price_per_hour: ExactPrice
     currency: Currency
     """ISO 4217."""
+    basis: Annotated[
+        ShortText | None, Field(description="How the price was made up, where it is a sum.")
+    ] = None
 
 
 class TimeShare(Contract):

@@ -15,8 +15,11 @@ from finetune_operator.cost.pods import Placement
 from harness.scripted import START, a_job
 from unit.builders_cost import LONG_AGO, a_card, a_place, a_price
 
-T4 = a_place(device="T4")
-A100 = a_place(device="A100")
+ANYWHERE = {"provider": None, "region": None, "capacity_type": None}
+T4 = a_place(device="T4", **ANYWHERE)
+A100 = a_place(device="A100", **ANYWHERE)
+H200 = a_place(device="H200", **ANYWHERE)
+CPUS = a_place(device="cpu", milli_cores=2000, memory_mebibytes=8192, region="eu-west4")
 LIMITED = {"budget": {"maxCost": "5"}}
 
 
@@ -61,12 +64,19 @@ def asked(
             ("for gpuType A100 (for train, evaluate) that",),
         ),
         (
-            {Step.PREPARE: T4, Step.TRAIN: A100, Step.EVALUATE: a_place(device="H200")},
+            {Step.PREPARE: T4, Step.TRAIN: A100, Step.EVALUATE: H200},
             ("for gpuType A100 (for train) and for gpuType H200 (for evaluate) that",),
         ),
         (
             dict.fromkeys(Step, a_place(local=True)),
             ("named local (for prepare, train, evaluate) that",),
+        ),
+        (
+            {Step.PREPARE: CPUS, Step.TRAIN: T4, Step.EVALUATE: T4},
+            (
+                "of resource cpu, provider gcp, region eu-west4, capacityType Spot (for prepare)",
+                "and of resource memory, provider gcp",
+            ),
         ),
         ({Step.PREPARE: T4, Step.EVALUATE: T4}, ("what train would run on", "gpuType")),
     ],

@@ -15,7 +15,9 @@ from finetune_operator.cost.money import (
     Money,
     amount_text,
     display,
+    exact_text,
     parse_decimal,
+    parse_price,
 )
 
 AMOUNT: TypeAdapter[str] = TypeAdapter(Amount)
@@ -46,6 +48,29 @@ def test_a_decimal_is_read_exactly(text: str, value: Fraction) -> None:
 def test_another_spelling_is_no_decimal(text: str) -> None:
     with pytest.raises(DecimalFormatError, match=re.escape(repr(text))):
         parse_decimal(text)
+
+
+@given(st.integers(min_value=0, max_value=10**39 - 1), st.integers(min_value=0, max_value=19))
+def test_a_price_is_written_with_all_of_its_places_and_read_back(units: int, places: int) -> None:
+    amount = Fraction(units, 10**places)
+    if amount < 10**20:
+        text = exact_text(amount)
+        assert parse_price(text) == amount
+        assert "." not in text or not text.endswith("0")
+
+
+@pytest.mark.parametrize("amount", [Fraction(1, 3), Fraction(1, 10**20), Fraction(1, 2**20)])
+def test_what_has_no_end_is_not_written_as_if_it_had(amount: Fraction) -> None:
+    with pytest.raises(DecimalFormatError, match="exactly"):
+        exact_text(amount)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "-1", "1e3", ".5", "5.", "1\n", "1" * 21, "0." + "0" * 19 + "1"]
+)
+def test_another_spelling_is_no_price(text: str) -> None:
+    with pytest.raises(DecimalFormatError, match=re.escape(repr(text))):
+        parse_price(text)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,8 @@ from finetune_api.usage import WASTED, TimeClass, UsageEntry, UsageRecord
 from finetune_operator.cost.facts import counted_until
 from finetune_operator.cost.instants import instant
 from finetune_operator.cost.money import CurrencyMismatchError, Money, amount_text, display
+from finetune_operator.cost.pods import CPU_DEVICE
 from finetune_operator.cost.rates import MILLISECONDS_PER_HOUR, hourly_price, price_of
-
-CPU_DEVICE = "cpu"
-"""The device of ranks that hold no accelerator."""
 
 
 class LedgerError(ValueError):

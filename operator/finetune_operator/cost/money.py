@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 _DECIMAL = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+_EXACT_PRICE = re.compile(r"[0-9]{1,20}(\.[0-9]{1,19})?")
+_MOST_PLACES = 19
 
 
 class CurrencyMismatchError(ValueError):
@@ -41,6 +43,30 @@ def parse_decimal(text: str) -> Fraction:
             f"{text!r} is no decimal number: write up to 12 digits, and after a point up to 9 more"
         )
     return Fraction(text)
+
+
+def parse_price(text: str) -> Fraction:
+    """Read an ``ExactPrice`` of the contract exactly; a ``Decimal`` is one too.
+
+    Raises DecimalFormatError, with the text and the form that is wanted.
+    """
+    if _EXACT_PRICE.fullmatch(text) is None:
+        raise DecimalFormatError(
+            f"{text!r} is no price: write up to 20 digits, and after a point up to "
+            f"{_MOST_PLACES} more"
+        )
+    return Fraction(text)
+
+
+def exact_text(amount: Fraction) -> str:
+    """Write an amount with all of its places, and no more: nothing is rounded.
+
+    Raises DecimalFormatError for one that doesn't end within 19 places.
+    """
+    for places in range(_MOST_PLACES + 1):
+        if (amount * 10**places).denominator == 1:
+            return amount_text(amount, places)
+    raise DecimalFormatError(f"{amount} can't be written exactly within {_MOST_PLACES} places")
 
 
 def amount_text(amount: Fraction, places: int = 6) -> str:

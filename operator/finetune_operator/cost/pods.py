@@ -10,6 +10,9 @@ from datetime import datetime
 from finetune_api.report import Step, Termination
 from finetune_api.usage import EndEvidence
 
+CPU_DEVICE = "cpu"
+"""The device of ranks that hold no accelerator."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
@@ -20,6 +23,10 @@ class Placement:
     """The accelerator's product name, or ``cpu`` where ranks run on processors."""
     milli_devices: int
     """Thousandths of devices held; 1000 per rank."""
+    milli_cores: int = 0
+    """What a pod on processors holds of a cluster's node; 0 where an accelerator is paid for."""
+    memory_mebibytes: int = 0
+    """Its memory; 0 likewise."""
     provider: str | None = None
     region: str | None = None
     capacity_type: str | None = None
@@ -40,6 +47,9 @@ class PodView:
     created_at: datetime
     released: bool
     """Whether its scheduling gate is gone: only then can it bind and cost."""
+    released_at: datetime | None = None
+    run_digest: str | None = None
+    """Digest of the run that it was made for; None where an engine can't make another one."""
     placement: Placement | None = None
     bound_at: datetime | None = None
     started_at: datetime | None = None
@@ -51,6 +61,10 @@ class PodView:
     """Last proof of life, where the end is not known."""
     exit_code: int | None = None
     """Of the trainer's container; 128 + n after signal n."""
+    ended_as: str | None = None
+    """Reason of the container's end in the kubelet's words (OOMKilled, Error, …)."""
+    last_words: str = ""
+    """What it left instead of a termination message: the last lines of its log."""
     termination: Termination | None = None
     disrupted: str | None = None
     """Reason of a DisruptionTarget condition (preemption, eviction, taint)."""

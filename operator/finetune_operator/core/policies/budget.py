@@ -5,18 +5,22 @@ the same is asked of a gang that would be started, start-up included; so a job t
 stays stopped until its limit is raised.
 """
 
+import math
+from datetime import timedelta
 from fractions import Fraction
 
 from finetune_api.phases import ConditionType, Reason
 from finetune_api.report import Step
 from finetune_operator.core.conditions import is_true
+from finetune_operator.core.policies.deadline import active_time
 from finetune_operator.core.resolve import gang_of
 from finetune_operator.core.situation import Finding, Situation, Verdict
 from finetune_operator.cost.budget import stop_at
 from finetune_operator.cost.ledger import burn_rate
 from finetune_operator.cost.money import Money, display, parse_decimal
-from finetune_operator.cost.rates import find_rate
+from finetune_operator.cost.rates import find_rate, hourly_price
 
+_HOUR = 3600
 _STARTUP_SECONDS = 20
 """What a start costs at least before its first step; a resume that can't pay it is no use."""
 
@@ -88,7 +92,7 @@ def _burn_per_hour(situation: Situation, devices: Fraction) -> Fraction:
     if now or placement is None:
         return now
     rate = find_rate(situation.observed.rate_cards, placement, situation.now)
-    return parse_decimal(rate.price_per_hour) * devices if rate else now
+    return hourly_price(rate, 1000) * devices if rate else now
 
 
 def _over_hours(situation: Situation, limit: str | None, devices: Fraction) -> str | None:
@@ -108,3 +112,24 @@ def _over_hours(situation: Situation, limit: str | None, devices: Fraction) -> s
         f"Used {float(used):.4f} of budget.maxGpuHours {limit}: going on could pass the limit "
         "before the work is saved. Raise budget.maxGpuHours to go on."
     )
+
+
+def seconds_left(situation: Situation) -> int | None:
+    """How long the next gang could run before a limit is passed; None where there is none.
+
+    An engine that can end a gang by itself is told: should nobody look any more, it still ends.
+    """
+    spec, devices = situation.observed.job.spec, _devices(situation)
+    left: list[Fraction] = []
+    if spec.budget.max_cost is not None:
+        burn = _burn_per_hour(situation, devices)
+        rest = parse_decimal(spec.budget.max_cost) - situation.totals.spent.amount
+        left += [rest / burn * _HOUR] if burn else []
+    if spec.budget.max_gpu_hours is not None:
+        totals = situation.totals
+        used = Fraction(totals.gpu_milliseconds + totals.rank_milliseconds, 1000 * _HOUR)
+        left.append((parse_decimal(spec.budget.max_gpu_hours) - used) / devices * _HOUR)
+    if spec.policy.active_deadline_seconds is not None:
+        used_seconds = Fraction(active_time(situation) // timedelta(milliseconds=1), 1000)
+        left.append(spec.policy.active_deadline_seconds - used_seconds)
+    return max(1, math.floor(min(left))) if left else None

@@ -6,8 +6,7 @@ from finetune_api.phases import ConditionType, Reason
 from finetune_api.report import Step
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.situation import Finding, Situation, Verdict
-from finetune_operator.cost.pods import Placement
-from finetune_operator.cost.rates import find_rate
+from finetune_operator.cost.rates import find_rate, missing_entries
 
 
 def pricing(situation: Situation) -> Finding | None:
@@ -67,8 +66,8 @@ def _without_a_rate(situation: Situation, steps: Sequence[Step]) -> tuple[str, s
                 "not known: set spec.compute.gpuType, or remove maxCost (use is then shown as "
                 "priced where it ran)"
             )
-        if find_rate(observed.rate_cards, placement, situation.now) is None:
-            wanted.setdefault(_entry(placement), []).append(step)
+        for entry in missing_entries(observed.rate_cards, placement, situation.now):
+            wanted.setdefault(entry, []).append(step)
     if not wanted:
         return None
     entries = " and ".join(
@@ -78,7 +77,3 @@ def _without_a_rate(situation: Situation, steps: Sequence[Step]) -> tuple[str, s
         f"spec.budget.maxCost is set, but no rate card has an entry {entries} that is in effect: "
         "add it, or remove maxCost (use is then shown as unpriced)"
     )
-
-
-def _entry(placement: Placement) -> str:
-    return "named local" if placement.local else f"for gpuType {placement.device}"
