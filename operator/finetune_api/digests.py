@@ -4,11 +4,9 @@ import hashlib
 import json
 from typing import Any
 
-from finetune_api.job import FineTuneJob
+from finetune_api.job import FROZEN_BLOCKS, FineTuneJob
 from finetune_api.markers import Digest
-
-FROZEN_BLOCKS = ("task", "model", "dataset", "training", "deepspeed", "checkpoint", "evaluation")
-"""Blocks of the spec that never change once a job is admitted; ``compute`` but for its workers."""
+from finetune_api.run import Run
 
 
 def frozen_part(job: FineTuneJob) -> dict[str, Any]:
@@ -24,5 +22,14 @@ def frozen_part(job: FineTuneJob) -> dict[str, Any]:
 
 def spec_digest(job: FineTuneJob) -> Digest:
     """SHA-256 over the canonical JSON (sorted keys, no spaces) of the immutable part."""
-    canonical = json.dumps(frozen_part(job), sort_keys=True, separators=(",", ":"))
+    return _digest(frozen_part(job))
+
+
+def run_digest(run: Run) -> Digest:
+    """SHA-256 over the canonical JSON of a run: two gangs with the same one do the same."""
+    return _digest(run.wire())
+
+
+def _digest(data: dict[str, Any]) -> Digest:
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
     return f"sha256:{hashlib.sha256(canonical.encode()).hexdigest()}"

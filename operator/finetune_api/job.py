@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_api import API_VERSION
+from finetune_api.compute import Compute
 from finetune_api.markers import (
     Cel,
     Contract,
@@ -16,13 +17,16 @@ from finetune_api.markers import (
     Decimal,
     Kind,
     Label,
+    LabelValue,
     ListMap,
     PrinterColumn,
+    QualifiedName,
     ShortText,
     Uri,
     rules,
 )
 from finetune_api.status import JobStatus
+from finetune_api.storage import Storage
 
 
 class Task(StrEnum):
@@ -220,7 +224,11 @@ class Dataset(Contract):
     split: Annotated[Split, Field(description="Shares of the three roles.")] = Split()
     limit: Annotated[
         int | None,
-        Field(ge=10, description="Use a random sample of so many rows (never the first ones)."),
+        Field(
+            ge=10,
+            le=1_000_000_000,
+            description="Use a random sample of so many rows (never the first ones).",
+        ),
     ] = None
 
 
@@ -299,25 +307,6 @@ class DeepSpeed(Contract):
             "3 and weights.",
         ),
     ] = 2
-
-
-class Compute(Contract):
-    """The gang: how many pods, with how many accelerators each."""
-
-    workers: Annotated[int, Field(ge=1, le=64, description="Trainer pods of the gang.")] = 1
-    gpus_per_worker: Annotated[
-        int,
-        Field(
-            ge=0,
-            le=16,
-            description="Accelerators and ranks per pod; 0 trains on the CPU with one rank. A "
-            "local run maps the product to what the machine has, at the same global batch.",
-        ),
-    ] = 1
-    gpu_type: Annotated[
-        Label | None,
-        Field(description="The accelerator's product name, as nodes and rate cards have it."),
-    ] = None
 
 
 class Checkpoint(Contract):
@@ -412,6 +401,24 @@ class Policy(Contract):
     grace_period_seconds: Annotated[
         int, Field(ge=5, le=3600, description="Time to save after a request to stop.")
     ] = 120
+    start_timeout_seconds: Annotated[
+        int,
+        Field(
+            ge=10,
+            le=86_400,
+            description="A gang whose pods don't all run after so long gives its devices back and "
+            "is tried again. In a local run pods start at once.",
+        ),
+    ] = 900
+    node_lost_timeout_seconds: Annotated[
+        int,
+        Field(
+            ge=10,
+            le=86_400,
+            description="A pod whose node has been silent for so long is counted as gone, and the "
+            "gang starts anew. A local run has no nodes.",
+        ),
+    ] = 300
 
 
 @rules(
@@ -437,6 +444,7 @@ class FineTuneJobSpec(Contract):
     training: Annotated[Training, Field(description="How it learns.")] = Training()
     deepspeed: Annotated[DeepSpeed, Field(description="Sharding.")] = DeepSpeed()
     compute: Annotated[Compute, Field(description="The gang.")] = Compute()
+    storage: Annotated[Storage, Field(description="Where the work is kept.")] = Storage()
     checkpoint: Annotated[Checkpoint, Field(description="When the work is saved.")] = Checkpoint()
     evaluation: Annotated[Evaluation, Field(description="What is measured and required.")] = (
         Evaluation()
@@ -446,16 +454,6 @@ class FineTuneJobSpec(Contract):
     suspend: Annotated[
         bool, Field(description="true: save, stop, and wait; false again: go on from there.")
     ] = False
-
-
-_NAME_PART = "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-_QualifiedName = Annotated[
-    str,
-    StringConstraints(
-        pattern=rf"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?{_NAME_PART}$", max_length=253 + 1 + 63
-    ),
-]
-_LabelValue = Annotated[str, StringConstraints(pattern=rf"^({_NAME_PART})?$", max_length=63)]
 
 
 class ObjectMeta(Contract):
@@ -469,11 +467,23 @@ class ObjectMeta(Contract):
     generation: int = 1
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
-    labels: dict[_QualifiedName, _LabelValue] = Field(default_factory=dict)
-    annotations: dict[_QualifiedName, str] = Field(default_factory=dict)
+    labels: dict[QualifiedName, LabelValue] = Field(default_factory=dict)
+    annotations: dict[QualifiedName, str] = Field(default_factory=dict)
 
 
-_FROZEN_BLOCKS = ("task", "model", "dataset", "training", "deepspeed", "checkpoint", "evaluation")
+FROZEN_BLOCKS = (
+    "task",
+    "model",
+    "dataset",
+    "training",
+    "deepspeed",
+    "storage",
+    "checkpoint",
+    "evaluation",
+)
+"""Blocks of the spec that never change once a job is admitted; ``compute`` but for its workers."""
+
+_FROZEN_COMPUTE = ("gpusPerWorker", "cpu", "memory", "nodeSelector", "tolerations")
 _NOT_ADMITTED = (
     "!has(oldSelf.status) || !has(oldSelf.status.conditions) || "
     "!oldSelf.status.conditions.exists(c, c.type == 'Admitted' && c.status == 'True')"
@@ -489,14 +499,18 @@ _NOT_ADMITTED = (
     ),
     Cel(
         f"{_NOT_ADMITTED} || ("
-        + " && ".join(f"self.spec.{block} == oldSelf.spec.{block}" for block in _FROZEN_BLOCKS)
+        + " && ".join(f"self.spec.{block} == oldSelf.spec.{block}" for block in FROZEN_BLOCKS)
         + ")",
         "an admitted job's spec is immutable, except suspend, budget, policy and (while suspended) "
         "compute.workers: create a new job instead",
     ),
     Cel(
-        f"{_NOT_ADMITTED} || (self.spec.compute.gpusPerWorker == oldSelf.spec.compute.gpusPerWorker"
-        " && has(self.spec.compute.gpuType) == has(oldSelf.spec.compute.gpuType)"
+        f"{_NOT_ADMITTED} || ("
+        + " && ".join(
+            f"self.spec.compute.{field} == oldSelf.spec.compute.{field}"
+            for field in _FROZEN_COMPUTE
+        )
+        + " && has(self.spec.compute.gpuType) == has(oldSelf.spec.compute.gpuType)"
         " && (!has(self.spec.compute.gpuType)"
         " || self.spec.compute.gpuType == oldSelf.spec.compute.gpuType)"
         " && (self.spec.compute.workers == oldSelf.spec.compute.workers || oldSelf.spec.suspend))",

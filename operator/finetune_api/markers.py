@@ -130,6 +130,34 @@ Decimal = Annotated[
 ]
 """Money, rates and hours: exact, never a float."""
 
+CPU_PATTERN = (
+    r"^([1-9][0-9]{0,3}(\.[0-9]{1,3})?|0\.([1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9])|[1-9][0-9]{0,6}m)$"
+)
+BYTES_PATTERN = "^[1-9][0-9]{0,6}(Mi|Gi|Ti|M|G|T)$"
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+
+Cpus = Annotated[str, StringConstraints(pattern=CPU_PATTERN, max_length=8)]
+"""Processor cores as a Kubernetes quantity: 2, 0.5 or 500m."""
+
+Bytes = Annotated[str, StringConstraints(pattern=BYTES_PATTERN, max_length=9)]
+"""Memory or disk as a Kubernetes quantity, whole: 1536Mi, 8Gi."""
+
+QUALIFIED_NAME_PATTERN = (
+    "^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+)
+LABEL_VALUE_PATTERN = "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+
+QualifiedName = Annotated[
+    str, StringConstraints(pattern=QUALIFIED_NAME_PATTERN, max_length=253 + 1 + 63)
+]
+"""Key of a label, an annotation or a taint."""
+
+LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]
+"""Value of a label or a taint."""
+
+ObjectName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=253)]
+"""Name of an object on the cluster (a DNS subdomain)."""
+
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
 RFC3339_PATTERN = (
     r"^[1-9][0-9]{3}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?"

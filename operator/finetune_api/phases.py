@@ -61,6 +61,7 @@ class Reason(StrEnum):
     STOPPING = "Stopping"
     RETRYING = "Retrying"
     NOT_RUNNING = "NotRunning"
+    GANG_BLOCKED = "GangBlocked"
     SUSPENDED_BY_USER = "SuspendedByUser"
     INTERRUPTED = "Interrupted"
     BUDGET_EXCEEDED = "BudgetExceeded"
@@ -106,6 +107,13 @@ MEANINGS: tuple[Meaning, ...] = (
         "False",
         (Reason.STARTING, Reason.STOPPING, Reason.RETRYING, Reason.NOT_RUNNING),
         "No attempt runs now: it starts, stops, waits for its next try, or there is none.",
+    ),
+    Meaning(
+        ConditionType.RUNNING,
+        "False",
+        (Reason.GANG_BLOCKED,),
+        "The cluster refuses to make the next attempt's pods, for a quota or a policy; the message "
+        "says which. It goes on once they come.",
     ),
     Meaning(
         ConditionType.SUSPENDED,

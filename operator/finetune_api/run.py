@@ -112,6 +112,7 @@ class Env(StrEnum):
     LISTEN = "FINETUNE_LISTEN"
     TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
     GRACE_SECONDS = "FINETUNE_GRACE_SECONDS"
+    REPORT_SECONDS = "FINETUNE_REPORT_SECONDS"
 
 
 ENV_MEANING: dict[Env, str] = {
@@ -124,9 +125,11 @@ ENV_MEANING: dict[Env, str] = {
     Env.POD_UID: "UID of this pod; stands in /progress.",
     Env.MASTER_ADDR: "Host of worker 0, for the rendezvous.",
     Env.MASTER_PORT: "Port of the rendezvous.",
-    Env.LISTEN: "HOST:PORT that worker 0 serves /progress and /metrics on.",
+    Env.LISTEN: "HOST:PORT that worker 0 serves /progress and /metrics on, or /report.",
     Env.TERMINATION_LOG: "File for the termination message (4 KiB at most).",
     Env.GRACE_SECONDS: "Seconds from SIGTERM to SIGKILL.",
+    Env.REPORT_SECONDS: "How long a pod that has prepared or evaluated serves /report, if nobody "
+    "acknowledges it sooner; 0 or unset, as in a local run: not at all.",
 }
 
 

@@ -133,6 +133,8 @@ class Resolved(Contract):
     """Optimizer steps, unless epochs is set."""
     precision: Label
     """Arithmetic of the forward and backward pass."""
+    image: Annotated[str | None, StringConstraints(max_length=1024)] = None
+    """The trainer's image, on a cluster."""
     smoke: Annotated[bool, Field(description="A run of 20 steps that only proves the way.")] = False
     note: Annotated[
         Text, Field(description="How the manifest's gang was mapped to this machine, if it was.")

@@ -130,6 +130,10 @@ def _gate(**fields: Any) -> list[Object]:
     return [{"name": "good", "metric": "accuracy", "min": 0.5, **fields}]
 
 
+def _tolerating(**fields: Any) -> Object:
+    return changed(JOB, {"spec.compute.tolerations": [fields]})
+
+
 _SEALED = changed(USAGE_RECORD, {"spec.sealed": True})
 _RUNNING = changed(JOB, {"status.attempt": 2, "status.phase": "Training"})
 
@@ -192,6 +196,41 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "evaluation.gate: min below 0 makes sense",
         accepted=changed(JOB, {"spec.evaluation.gate": _gate(metric="mcc", min=-0.5)}),
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(min=-0.5)}),
+    ),
+    RuleExample(
+        "storage.claim and storage.size exclude each other",
+        accepted=changed(JOB, {"spec.storage": {"size": "100Gi", "storageClassName": "fast"}}),
+        rejected=changed(JOB, {"spec.storage": {"size": "100Gi", "claim": "work"}}),
+    ),
+    RuleExample(
+        "storage.storageClassName goes with size",
+        accepted=changed(JOB, {"spec.storage": {"storageClassName": "fast"}}),
+        rejected=changed(JOB, {"spec.storage": {"storageClassName": "fast", "claim": "work"}}),
+    ),
+    RuleExample(
+        "storage.whenDeleted Delete goes with size",
+        accepted=changed(JOB, {"spec.storage": {"whenDeleted": "Delete"}}),
+        rejected=changed(JOB, {"spec.storage": {"whenDeleted": "Delete", "claim": "work"}}),
+    ),
+    RuleExample(
+        "compute.nodeSelector: a key must be",
+        accepted=changed(JOB, {"spec.compute": {"nodeSelector": {"kubernetes.io/arch": "amd64"}}}),
+        rejected=changed(JOB, {"spec.compute": {"nodeSelector": {"the zone": "a"}}}),
+    ),
+    RuleExample(
+        "compute.tolerations: operator Equal needs a key",
+        accepted=_tolerating(operator="Exists"),
+        rejected=_tolerating(value="gpu"),
+    ),
+    RuleExample(
+        "compute.tolerations: a value goes with operator Equal",
+        accepted=_tolerating(key="dedicated", value="gpu"),
+        rejected=_tolerating(key="dedicated", operator="Exists", value="gpu"),
+    ),
+    RuleExample(
+        "compute.tolerations: tolerationSeconds goes with effect NoExecute",
+        accepted=_tolerating(key="dedicated", effect="NoExecute", tolerationSeconds=60),
+        rejected=_tolerating(key="dedicated", tolerationSeconds=60),
     ),
     RuleExample(
         "an admitted job's spec is immutable",

@@ -114,6 +114,7 @@ CHANGES: dict[str, tuple[str, Any]] = {
     "training": ("spec.training.learningRate", 1e-4),
     "deepspeed": ("spec.deepspeed.zeroStage", 3),
     "compute": ("spec.compute.workers", 2),
+    "storage": ("spec.storage.claim", "elsewhere"),
     "checkpoint": ("spec.checkpoint.keep", 5),
     "evaluation": ("spec.evaluation.resamples", 500),
     "budget": ("spec.budget.maxCost", "100"),
@@ -145,6 +146,32 @@ def test_a_spec_that_is_not_admitted_may_change_anywhere(
     before = stored(cluster, namespace, JOB)
     after = replace(cluster, namespace, before, changed(JOB, {path: value}))
     assert after.status == 200, after.message
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("gpusPerWorker", 2),
+        ("gpuType", "a100"),
+        ("cpu", "4"),
+        ("memory", "16Gi"),
+        ("nodeSelector", {"zone": "b"}),
+        ("nodeSelector", {}),
+        ("tolerations", [{"operator": "Exists"}]),
+    ],
+)
+def test_an_admitted_gang_keeps_its_make_even_while_suspended(
+    cluster: ControlPlane, namespace: str, field: str, value: Any
+) -> None:
+    suspended = changed(
+        JOB, {"spec.suspend": True, "spec.compute": {"nodeSelector": {"zone": "a"}}}
+    )
+    before = stored(cluster, namespace, admitted(suspended))
+    after = replace(
+        cluster, namespace, before, changed(suspended, {f"spec.compute.{field}": value})
+    )
+    assert after.status == 422, after.body
+    assert "compute is immutable" in after.message
 
 
 def test_workers_change_while_suspended_and_not_in_the_same_step_as_the_resume(
@@ -226,6 +253,11 @@ def test_the_rules_of_the_largest_job_are_affordable(cluster: ControlPlane, name
             "spec.evaluation.gate": gate,
             "spec.model.uri": "m" * 1024,
             "spec.dataset.train": "t" * 1024,
+            "spec.compute.nodeSelector": {f"{at:0253}/{at:063}": "v" * 63 for at in range(16)},
+            "spec.compute.tolerations": [
+                {"key": f"{at:0253}/{at:063}", "value": "v" * 63} for at in range(16)
+            ],
+            "spec.storage.storageClassName": "s" * 253,
         },
     )
     before = stored(cluster, namespace, admitted(job))
