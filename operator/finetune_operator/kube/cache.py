@@ -83,10 +83,9 @@ class Cache:
 
     def put(self, body: Json) -> None:
         """Take in an object from a watch or from the answer to a write, unless it is old news."""
-        key, version = _key(body), _version(body)
-        if version <= self._known_until(key):
-            return
-        self._hold(key, body)
+        key = _key(body)
+        if _version(body) > max(self._told_until(key), self._listed_until(key[0])):
+            self._hold(key, body)
 
     def remove(self, body: Json) -> None:
         """Take in that an object is gone: a watch's last word, or what was asked for in vain.
@@ -106,18 +105,19 @@ class Cache:
 
     def replace(self, listing: Listing) -> None:
         """Take in all that there is in a namespace or in all, but keep what is newer."""
-        moment = int(listing.resource_version)
-        scope = listing.namespace
-        if moment < max(self._listed.get(scope, 0), self._listed.get(None, 0)):
+        moment, scope = int(listing.resource_version), listing.namespace
+        if moment < self._listed_until(scope):
             return
         listed = {_key(body) for body in listing.items}
         for key in [key for key in self._held if _within(key, scope) and key not in listed]:
             if _version(self._held[key]) <= moment:
                 self._drop(key)
         for body in listing.items:
-            key, version = _key(body), _version(body)
-            held = self._held.get(key)
-            if version > self._ended.get(key, 0) and (held is None or version > _version(held)):
+            key = _key(body)
+            later = self._listed_until(key[0])
+            # A later listing of its namespace alone has left it out, if it isn't held.
+            known = max(self._told_until(key), later if later > moment else 0)
+            if _version(body) > known:
                 self._hold(key, body)
         self._listed[scope] = moment
         # From here on anything older is known to be old by the listing itself.
@@ -125,15 +125,14 @@ class Cache:
             if _within(key, scope):
                 del self._ended[key]
 
-    def _known_until(self, key: _Key) -> int:
-        """The version up to which a word about this name tells nothing new."""
+    def _told_until(self, key: _Key) -> int:
+        """The version of the last word about this very name."""
         held = self._held.get(key)
-        return max(
-            0 if held is None else _version(held),
-            self._ended.get(key, 0),
-            self._listed.get(None, 0),
-            self._listed.get(key[0], 0),
-        )
+        return max(0 if held is None else _version(held), self._ended.get(key, 0))
+
+    def _listed_until(self, namespace: str | None) -> int:
+        """The version up to which all is known of a namespace, or under None of every one."""
+        return max(self._listed.get(namespace, 0), self._listed.get(None, 0))
 
     def _hold(self, key: _Key, body: Json) -> None:
         self._drop(key)
