@@ -61,6 +61,7 @@ class FailureClass(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     IMAGE_PULL = "ImagePull"
     STALLED = "Stalled"
+    REPORT_MISSED = "ReportMissed"
     UNKNOWN = "Unknown"
 
 

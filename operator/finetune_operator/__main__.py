@@ -1,6 +1,7 @@
-"""``finetune-operator``: what is made from the contract's types, written or printed.
+"""``finetune-operator``: the operator's process, and what is made from the contract's types.
 
-``make generate`` calls it after a change of the types, CI with ``--check``.
+The chart's Deployment calls ``run``; ``make generate`` calls ``generate`` after a change of the
+types, CI with ``--check``.
 """
 
 import sys
@@ -18,6 +19,20 @@ _HEADER = "# Generated from the types in operator/finetune_api by `make generate
 @click.group()
 def main() -> None:
     """Run FineTune Operator's server side."""
+
+
+@main.command()
+def run() -> None:
+    """Run the operator; its settings come from the environment (docs/reference.md)."""
+    # Imported here: the other commands need no client, and start at once.
+    from finetune_operator.runtime.operator import run as run_operator
+    from finetune_operator.runtime.settings import OperatorSettings, SettingsError
+
+    try:
+        settings = OperatorSettings.from_env()
+    except SettingsError as error:
+        raise click.ClickException(str(error)) from error
+    sys.exit(run_operator(settings))
 
 
 @main.command()

@@ -13,6 +13,7 @@ from finetune_operator.cost.pods import PodView
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
+_OUT_OF_MEMORY = "OOMKilled"
 COMPLETED = "Completed"
 STOPPED = "Stopped"
 
@@ -37,18 +38,23 @@ _BY_EXIT_CODE: dict[int, FailureClass] = {
 }
 
 
-def classify(step: Step, pods: Sequence[PodView], asked_to_stop: str | None) -> Outcome:
+_ASKED_BECAUSE_OF = frozenset(
+    {FailureClass.STALLED, FailureClass.UNSCHEDULABLE, FailureClass.IMAGE_PULL}
+)
+"""Failures for which we ourselves end an attempt."""
+
+
+def classify(
+    step: Step, pods: Sequence[PodView], asked_to_stop: str | None, asked_why: str = ""
+) -> Outcome:
     """The outcome of an attempt whose pods have all ended.
 
-    ``asked_to_stop`` is the reason of our own request, if there was one: its consequences in the
-    pods (75, or 137 past the grace) are no failures, except where the request was made because of
-    one (a stall).
+    ``asked_to_stop`` is the reason of our own request, if there was one, and ``asked_why`` its
+    message: its consequences in the pods (75, or 137 past the grace) are no failures, except where
+    the request was made because of one (a stall).
     """
-    if asked_to_stop == FailureClass.STALLED:
-        return _failed(
-            FailureClass.STALLED,
-            "No step was made for longer than policy.stallTimeoutSeconds.",
-        )
+    if asked_to_stop in _ASKED_BECAUSE_OF:
+        return _failed(FailureClass(asked_to_stop), asked_why)
     if not pods:
         return _failed(FailureClass.NODE_FAULT, "Its pods are gone without a trace.")
     if all(pod.exit_code == ExitCode.DONE for pod in pods):
@@ -91,11 +97,20 @@ def _failure_of(pod: PodView) -> Outcome:
     if pod.exit_code is None:
         how = "vanished without an exit code"
         failure = FailureClass.NODE_FAULT
+    elif pod.ended_as == _OUT_OF_MEMORY:
+        how = "was killed for the memory it took (compute.memory is its limit)"
+        failure = FailureClass.HOST_OOM
     elif pod.exit_code > 128:
         how = f"was ended by signal {pod.exit_code - 128}"
     else:
         how = f"ended with exit code {pod.exit_code}"
-    return _failed(failure, f"Worker {pod.worker} {how} and left no message.", _node(pod))
+    return Outcome(
+        reason=failure,
+        message=f"Worker {pod.worker} {how} and left no message.",
+        failure=failure,
+        node=_node(pod),
+        traceback=pod.last_words,
+    )
 
 
 def _node(pod: PodView) -> str | None:

@@ -24,6 +24,8 @@ class ReleaseGang:
 
     step: Step
     attempt: int
+    deadline_seconds: int | None = None
+    """The longest that it may run, whoever is there to stop it; None where nothing limits it."""
 
 
 @dataclass(frozen=True, kw_only=True)

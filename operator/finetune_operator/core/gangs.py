@@ -6,6 +6,7 @@ number and its open record are durable before its pods may run (design.md §6).
 
 from dataclasses import dataclass
 
+from finetune_api.digests import run_digest
 from finetune_api.report import Step
 from finetune_api.status import AttemptStatus, JobStatus
 from finetune_api.times import format_time
@@ -17,7 +18,8 @@ from finetune_operator.core.decision import (
     StopGang,
     WriteRecord,
 )
-from finetune_operator.core.resolve import gang_of, resolved_for_next, run_for
+from finetune_operator.core.policies.budget import seconds_left
+from finetune_operator.core.resolve import resolved_for_next, run_for
 from finetune_operator.core.situation import Finding, Situation, Verdict, marks_of
 from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.records import open_record, record_name
@@ -36,6 +38,8 @@ class GangStep:
     events: tuple[Event, ...] = ()
     busy: bool = False
     """Something of it is on the way: look again soon."""
+    blocked: str = ""
+    """Why the next attempt's pods don't come, if they don't."""
 
 
 def advance(situation: Situation, finding: Finding | None) -> GangStep:
@@ -54,10 +58,12 @@ def _with_running(
     pods = situation.pods_of(attempt.number)
     if finding is not None and finding.verdict in _STOPPING_VERDICTS:
         return _stop(situation, attempt, pods, finding)
-    if attempt.state == "Starting" and not any(pod.released for pod in pods):
+    if attempt.state == "Starting" and not all(pod.released for pod in pods):
         if finding is not None or not _persisted(situation, attempt):
             return GangStep(status=situation.status, busy=finding is None)
-        release = ReleaseGang(step=attempt.step, attempt=attempt.number)
+        release = ReleaseGang(
+            step=attempt.step, attempt=attempt.number, deadline_seconds=_deadline(situation)
+        )
         return GangStep(status=situation.status, actions=(release,), busy=True)
     return _observe(situation, attempt, pods)
 
@@ -76,6 +82,7 @@ def _stop(
         update={
             "state": "Stopping",
             "reason": str(finding.reason) or None,
+            "message": finding.message[:1024],
             "marks": marks_of(situation.observed, attempt),
         }
     )
@@ -96,12 +103,20 @@ def _persisted(situation: Situation, attempt: AttemptStatus) -> bool:
     )
 
 
+def _deadline(situation: Situation) -> int | None:
+    """The most that the gang may take from its release on, its start included."""
+    left = seconds_left(situation)
+    if left is None:
+        return None
+    return left + situation.observed.job.spec.policy.start_timeout_seconds
+
+
 def _observe(situation: Situation, attempt: AttemptStatus, pods: tuple[PodView, ...]) -> GangStep:
     """Note what a running attempt shows of itself."""
     update: dict[str, object] = {"marks": marks_of(situation.observed, attempt)}
     events: tuple[Event, ...] = ()
     starts = [pod.started_at for pod in pods if pod.started_at is not None]
-    if attempt.state == "Starting" and len(starts) == len(pods) and pods:
+    if attempt.state == "Starting" and len(starts) == len(pods) > 0:
         update |= {"state": "Running", "start_time": format_time(min(starts))}
         nodes = {pod.placement.node for pod in pods if pod.placement}
         events = (
@@ -125,11 +140,14 @@ def _towards_next(situation: Situation) -> GangStep:
         return GangStep(status=status, busy=True)
     number = status.attempt + 1
     resolved = resolved_for_next(status)
-    pods = situation.pods_of(number)
-    if len(pods) < gang_of(step, resolved).workers:
-        run = run_for(observed.job, step, resolved, status.best_checkpoint)
+    run = run_for(observed.job, step, resolved, status.best_checkpoint)
+    # A gang that was made before a change of the manifest is not this one: it is made anew.
+    pods = [pod for pod in situation.pods_of(number) if pod.run_digest in (None, run_digest(run))]
+    if len(pods) < run.gang.workers:
         create = CreateGang(step=step, attempt=number, run=run)
-        return GangStep(status=status, actions=(create,), busy=True)
+        return GangStep(
+            status=status, actions=(create,), busy=True, blocked=observed.blocked or ""
+        )
     row = AttemptStatus(number=number, step=step)
     record = open_record(observed.job, step, number, observed.engine.records_namespace)
     return GangStep(

@@ -4,6 +4,7 @@ An attempt is taken in within one status write, so that a failure is charged onc
 noted once, whatever dies in between.
 """
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -30,7 +31,12 @@ from finetune_api.times import format_time
 from finetune_operator.core.classify import COMPLETED, Outcome, classify
 from finetune_operator.core.conditions import with_condition
 from finetune_operator.core.decision import Event
-from finetune_operator.core.failures import RESPONSES, Response, retry_delay
+from finetune_operator.core.failures import (
+    RESPONSES,
+    Response,
+    failures_in_a_row,
+    retry_delay,
+)
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.situation import marks_of
 from finetune_operator.cost.pods import PodView
@@ -57,7 +63,7 @@ def take_in(observed: Observed, status: JobStatus, now: datetime) -> Intake:
     pods = tuple(pod for pod in observed.pods if pod.attempt == attempt.number)
     if any(pod.live for pod in pods):
         return Intake(status=status)
-    outcome = classify(attempt.step, pods, attempt.reason)
+    outcome = classify(attempt.step, pods, attempt.reason, attempt.message or "")
     if outcome.reason == COMPLETED:
         absorbed = _absorb(observed, status, attempt.step, pods, now)
         if isinstance(absorbed, Outcome):
@@ -65,8 +71,8 @@ def take_in(observed: Observed, status: JobStatus, now: datetime) -> Intake:
         else:
             status = absorbed
     ended = _ended_row(observed, attempt, pods, outcome, now)
-    status = _after_failure(status, outcome, now)
     status = status.model_copy(update={"attempts": (*status.attempts[:-1], ended)})
+    status = _after_failure(observed, status, outcome, now)
     told = f"Attempt {ended.number} ({ended.step}): {outcome.message}"
     return Intake(
         status=status,
@@ -107,7 +113,9 @@ def _ended_row(
     )
 
 
-def _after_failure(status: JobStatus, outcome: Outcome, now: datetime) -> JobStatus:
+def _after_failure(
+    observed: Observed, status: JobStatus, outcome: Outcome, now: datetime
+) -> JobStatus:
     """Charge the failure and set when to try again."""
     if outcome.failure is None:
         return status.model_copy(update={"retry_time": None})
@@ -116,9 +124,17 @@ def _after_failure(status: JobStatus, outcome: Outcome, now: datetime) -> JobSta
     return status.model_copy(
         update={
             "charged_failures": charged,
-            "retry_time": format_time(now + retry_delay(charged)),
+            "retry_time": format_time(
+                now + retry_delay(failures_in_a_row(status), _jitter(observed, status))
+            ),
         }
     )
+
+
+def _jitter(observed: Observed, status: JobStatus) -> float:
+    """A share from 0 to 1 that differs between jobs and attempts; the core itself has no dice."""
+    seed = f"{observed.job.metadata.uid}-{status.attempt}"
+    return int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4]) / 2**32
 
 
 def _absorb(
@@ -142,7 +158,13 @@ def _absorb(
             return _prepared(status, stored.prepare, now, generation)
         if step is Step.EVALUATE and stored.evaluation is not None:
             return _evaluated(status, stored.evaluation, ref, now, generation)
-    return _unreadable(step, f"its report {ref.path if ref else ''} can't be read")
+    if ref is None:
+        return _unreadable(step, "its termination message names no report")
+    return Outcome(
+        reason=FailureClass.REPORT_MISSED,
+        message=f"{step.capitalize()} completed, but its report {ref.path} was not received.",
+        failure=FailureClass.REPORT_MISSED,
+    )
 
 
 def _unreadable(step: Step, what: str) -> Outcome:

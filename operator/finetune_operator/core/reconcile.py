@@ -29,6 +29,7 @@ from finetune_operator.core.status import (
 from finetune_operator.cost.ledger import totals
 
 _SOON_SECONDS = 0.2
+"""What was done now is there to be read at once."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Decision:
@@ -64,7 +65,9 @@ def reconcile(observed: Observed, now: datetime) -> Decision:
         write_status=write,
         actions=actions,
         events=events,
-        look_again_seconds=_look_again(situation, gangs, finding, resting=resting, write=write),
+        look_again_seconds=_look_again(
+            situation, gangs, finding, resting=resting, changed=write or bool(actions)
+        ),
         finished=resting and not actions and not write and not gangs.busy,
     )
 
@@ -112,12 +115,14 @@ def _look_again(
     finding: Finding | None,
     *,
     resting: bool,
-    write: bool,
+    changed: bool,
 ) -> float | None:
-    if resting and not write:
-        return None
-    if resting or gangs.busy or gangs.actions:
+    if resting:
+        return _SOON_SECONDS if changed else None
+    if gangs.actions and not gangs.blocked:
         return _SOON_SECONDS
+    if gangs.busy:
+        return situation.observed.engine.poll_seconds
     if finding is not None and finding.until is not None:
         return max(_SOON_SECONDS, (finding.until - situation.now).total_seconds())
     if situation.running is None:

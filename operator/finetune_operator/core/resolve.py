@@ -94,6 +94,7 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         epochs=None if by_steps else (training.epochs or _RECIPE_EPOCHS),
         max_steps=max_steps,
         precision=precision,
+        image=engine.image,
         smoke=smoke,
         note="; ".join(part for part in (note, _SMOKE_NOTE if smoke else "") if part),
     )

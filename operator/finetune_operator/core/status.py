@@ -47,7 +47,7 @@ def apply_finding(situation: Situation, gangs: GangStep, finding: Finding | None
     row = status.attempts[-1] if status.attempts else None
     running = row is not None and row.state != "Ended"
     if finding is None:
-        return _proceeding(situation, status)
+        return _proceeding(situation, status, gangs.blocked)
     told = {"reason": str(finding.reason) or status.reason, "message": finding.message[:1024]}
     match finding.verdict:
         case Verdict.REST:
@@ -86,15 +86,18 @@ def _over(situation: Situation, status: JobStatus, finding: Finding) -> JobStatu
     )
 
 
-def _proceeding(situation: Situation, status: JobStatus) -> JobStatus:
+def _proceeding(situation: Situation, status: JobStatus, blocked: str) -> JobStatus:
     row = status.attempts[-1] if status.attempts else None
     if is_true(status.conditions, ConditionType.SUSPENDED):
         status = _set(
             situation, status, ConditionType.SUSPENDED, Reason.RESUMED, "It goes on.", "False"
         )
     if row is None or row.state == "Ended":
-        return _not_running(situation, status, Reason.STARTING, "The next step starts.").model_copy(
-            update={"reason": str(Reason.STARTING), "message": "The next step starts."}
+        reason, message = Reason.STARTING, "The next step starts."
+        if blocked:
+            reason, message = Reason.GANG_BLOCKED, f"The next step's pods don't come: {blocked}"
+        return _not_running(situation, status, reason, message).model_copy(
+            update={"reason": str(reason), "message": message[:1024]}
         )
     if row.state == "Stopping":
         return status

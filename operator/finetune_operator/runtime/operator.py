@@ -124,7 +124,11 @@ class _Operator:
         self._synced = False
         end.set()
         code = self._reason(done - {stopping})
-        await self._let_finish(running)
+        if code == 0:
+            await self._finish_looks(running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         taking.cancel()
         stopping.cancel()
         return code
@@ -136,15 +140,11 @@ class _Operator:
             _log.error("%s ended, so the process does", task.get_name(), exc_info=error)
         return 1 if done else 0
 
-    async def _let_finish(self, running: list[asyncio.Task[None]]) -> None:
-        """Let looks that are under way end: what they began is then written."""
-        self._stop.set()
+    async def _finish_looks(self, running: list[asyncio.Task[None]]) -> None:
+        """Let looks that are under way end, while the Lease is still held for them."""
         self._queue.close()
         workers = [task for task in running if task.get_name().startswith("worker")]
         await asyncio.wait(workers, timeout=_LAST_LOOKS_SECONDS)
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
     async def _list(self, client: KubeClient) -> None:
         """Take the state of the cluster anew, whole."""

@@ -9,6 +9,7 @@ from finetune_operator.core.policies.gang import gang
 from finetune_operator.core.policies.outcome import outcome
 from finetune_operator.core.policies.pricing import pricing
 from finetune_operator.core.policies.stall import stall
+from finetune_operator.core.policies.starting import starting
 from finetune_operator.core.policies.suspension import suspension
 from finetune_operator.core.policies.validity import validity
 from finetune_operator.core.situation import Policy
@@ -23,6 +24,7 @@ POLICIES: tuple[Policy, ...] = (
     budget,
     deadline,
     gang,
+    starting,
     stall,
     backoff,
 )

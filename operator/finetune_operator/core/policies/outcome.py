@@ -5,9 +5,12 @@ from finetune_api.report import FailureClass, Step
 from finetune_api.status import AttemptStatus
 from finetune_operator.core.classify import COMPLETED
 from finetune_operator.core.conditions import find, is_true
-from finetune_operator.core.failures import RESPONSES, Response
+from finetune_operator.core.failures import RESPONSES, Response, failures_in_a_row
 from finetune_operator.core.resolve import smaller_micro_batch
 from finetune_operator.core.situation import Finding, Situation, Verdict
+
+_REPORTS_MISSED = 5
+"""So often the step is run again for a report; an operator that was away misses one."""
 
 
 def outcome(situation: Situation) -> Finding | None:
@@ -41,6 +44,14 @@ def _lasting_failure(situation: Situation, attempt: AttemptStatus) -> Finding | 
             reason=Reason.BACKOFF_LIMIT_EXCEEDED,
             message=f"{situation.status.charged_failures} failures, policy.backoffLimit is "
             f"{limit}; the last one was {failure}: {message}",
+        )
+    missed = failures_in_a_row(situation.status, FailureClass.REPORT_MISSED)
+    if missed >= _REPORTS_MISSED:
+        return Finding(
+            verdict=Verdict.FAIL,
+            reason=failure,
+            message=f"The report was not received {missed} times: the operator must reach its "
+            "pods' progress port (see NetworkPolicies), or the workspace their report.",
         )
     resolved = situation.status.resolved
     if response is Response.ADAPT and resolved and smaller_micro_batch(resolved) is None:
