@@ -4,10 +4,12 @@ It runs as a real process under a real supervisor: prepares, makes steps that ta
 resumes from the newest checkpoint, serves /progress, stops on SIGTERM, and leaves messages. Where a
 file ``hold`` lies beside the manifest it makes no step past the one that the file names; ``told``
 in its workspace says which step it last told of. Where ``stubborn`` lies there it hears no SIGTERM.
+No step is made before all workers are up, so a test that sees one knows that all hear a request.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import signal
@@ -99,8 +101,10 @@ class Training:
 
 
 def held_at(step: int) -> bool:
-    hold = Path(os.environ[Env.BASE]) / "hold"
-    return hold.exists() and step >= int(hold.read_text())
+    try:
+        return step >= int((Path(os.environ[Env.BASE]) / "hold").read_text())
+    except FileNotFoundError:
+        return False
 
 
 def serve(training: Training) -> None:
@@ -130,8 +134,10 @@ def train() -> int:
         signal.SIG_IGN if stubborn else lambda *_: training.asked_to_stop.set(),
     )
     done = WORKSPACE / f"done-{ATTEMPT}"
+    come_up()
     if WORKER == 0:
         serve(training)
+        meet(training)
         code = training.go()
         write_atomic(done, str(code).encode())
     else:
@@ -148,12 +154,46 @@ def train() -> int:
     return code
 
 
+def up(worker: int) -> Path:
+    """The file of a worker that is up; its lock is held as long as the worker lives."""
+    return WORKSPACE / f"up-{ATTEMPT}-{worker}"
+
+
+def come_up() -> None:
+    beside = up(WORKER).with_suffix(".new")
+    # Left open on purpose: the lock is let go of when the process ends, however it does.
+    fcntl.flock(os.open(beside, os.O_RDWR | os.O_CREAT, 0o644), fcntl.LOCK_EX)
+    beside.rename(up(WORKER))
+
+
+def gone(worker: int) -> bool:
+    """Whether a worker that was up has ended."""
+    if not up(worker).exists():
+        return False
+    with up(worker).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def meet(training: Training) -> None:
+    """Wait for the whole gang, as a rendezvous does."""
+    while not training.asked_to_stop.is_set():
+        if all(up(worker).exists() for worker in range(RUN.gang.workers)):
+            return
+        time.sleep(STEP_SECONDS)
+
+
 def follow(training: Training, done: Path) -> int:
-    """A rank that follows: it ends as worker 0 does, or as one that lost its peer."""
+    """A rank that follows: it ends as worker 0 does, or, when asked to, as one that lost it."""
     patience = 50
     while not done.exists() and patience > 0:
         time.sleep(STEP_SECONDS)
-        patience -= training.asked_to_stop.is_set()
+        if training.asked_to_stop.is_set():
+            # However slow it is, worker 0 says how it ends as long as it lives.
+            patience -= gone(0) or not up(0).exists()
     return int(done.read_text()) if done.exists() else ExitCode.INTERNAL
 
 

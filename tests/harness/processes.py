@@ -28,6 +28,7 @@ SERVER_PORTS = range(20_000, 32_000)
 READY_WITHIN_SECONDS = 180
 STOP_WITHIN_SECONDS = 30
 PR_SET_PDEATHSIG = 1
+_given: set[int] = set()
 
 
 class ServerFailedError(Exception):
@@ -44,13 +45,16 @@ def program(name: str) -> Path:
 
 
 def free_port() -> int:
-    """Return a loopback port that nothing listens on."""
+    """Return a loopback port that nothing listens on, and that was not returned before."""
     for port in random.sample(SERVER_PORTS, k=200):
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise ServerFailedError(f"no free port among 200 tried in {SERVER_PORTS}")
 

@@ -19,10 +19,10 @@ from finetune_api.phases import ConditionType, Phase, Reason
 from finetune_api.report import Progress
 from finetune_api.status import Condition, JobStatus
 from finetune_operator.local.podfiles import write_atomic
-from finetune_operator.trainerport import pull_progress
 from finetune_operator.local.resume import SourceChangedError, SpecChangedError, open_state
 from finetune_operator.local.sources import SourceMissingError, local_path
 from finetune_operator.local.workspace import State, Workspace, WorkspaceError
+from finetune_operator.trainerport import pull_progress
 
 
 def a_job(*, name: str = "reviews", **spec: Any) -> FineTuneJob:
@@ -302,7 +302,9 @@ def rank_zero() -> Iterator[Callable[[bytes, int], str]]:
 
 def test_the_reply_of_rank_zero_is_taken(rank_zero: Callable[..., str]) -> None:
     address = rank_zero(PROGRESS.model_dump_json(by_alias=True).encode())
-    assert asyncio.run(pull_progress(address, "pod-1", 2)) == PROGRESS
+    # A pull waits for a second only, and a busy machine may be slower than that.
+    pulls = (asyncio.run(pull_progress(address, "pod-1", 2)) for _ in range(60))
+    assert next((progress for progress in pulls if progress is not None), None) == PROGRESS
 
 
 @pytest.mark.parametrize(

@@ -92,15 +92,18 @@ import torch
 import torch.distributed as dist
 from finetune_trainer.training.failure import failure_of
 
-rank = int(sys.argv[1])
-dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=5))
-dist.barrier()
-if rank == 1:
-    if sys.argv[2] == "dies":
-        os._exit(1)
-    time.sleep(600)
+rank, peer = int(sys.argv[1]), sys.argv[2]
+# Only the sum may time out: how long two processes take to meet is the machine's affair.
+dist.init_process_group("gloo", rank=rank, world_size=2, timeout=timedelta(seconds=600))
+options = dist.AllreduceOptions()
+options.timeout = timedelta(seconds=1 if peer == "hangs" else 600)
 try:
-    dist.all_reduce(torch.ones(1))
+    dist.barrier()
+    if rank == 1:
+        if peer == "dies":
+            os._exit(1)
+        time.sleep(600)
+    dist.group.WORLD.allreduce([torch.ones(1)], options).wait()
 except RuntimeError as error:
     failure, _, by_peer = failure_of(error, rank)
     print(failure.failure_class, by_peer)
