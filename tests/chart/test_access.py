@@ -7,6 +7,7 @@ import pytest
 from harness.controlplane import ControlPlane
 from harness.helm import ACCOUNT, NAMESPACE, install
 
+LEASE = "finetune-operator"
 SERVED = "served"
 BEYOND = "beyond"
 NARROW = {"watchNamespaces": [SERVED]}
@@ -28,7 +29,7 @@ ratecards.finetune.dev get list watch
 nodes get list watch
 """
 RELEASE_RIGHTS = """
-leases.coordination.k8s.io get create update patch
+leases.coordination.k8s.io create
 usagerecords.finetune.dev get list watch create update patch
 """
 NO_RIGHTS = """
@@ -65,10 +66,10 @@ def rights(text: str) -> list[tuple[str, str]]:
     ]
 
 
-def may(plane: ControlPlane, verb: str, resource: str, namespace: str) -> bool:
-    """Whether the account may, as `kubectl auth can-i` would ask it, for a named namespace."""
+def may(plane: ControlPlane, verb: str, resource: str, namespace: str, *, name: str = "") -> bool:
+    """Whether the account may; without a name, do it to any object of the namespace."""
     full, _, subresource = resource.partition("/")
-    name, _, group = full.partition(".")
+    plural, _, group = full.partition(".")
     review = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
@@ -78,9 +79,10 @@ def may(plane: ControlPlane, verb: str, resource: str, namespace: str) -> bool:
             "resourceAttributes": {
                 "verb": verb,
                 "group": group,
-                "resource": name,
+                "resource": plural,
                 "subresource": subresource,
                 "namespace": namespace,
+                "name": name,
             },
         },
     }
@@ -140,6 +142,13 @@ def test_the_account_may_nothing_else(wide: ControlPlane) -> None:
         assert granted(wide, NO_RIGHTS, namespace) == []
     for namespace in (SERVED, BEYOND):
         assert granted(wide, RELEASE_RIGHTS, namespace) == []
+
+
+def test_of_leases_the_account_has_the_operator_s_alone(wide: ControlPlane) -> None:
+    for verb in ("get", "update"):
+        assert may(wide, verb, "leases.coordination.k8s.io", NAMESPACE, name=LEASE)
+        assert not may(wide, verb, "leases.coordination.k8s.io", NAMESPACE, name="another")
+        assert not may(wide, verb, "leases.coordination.k8s.io", "kube-system", name=LEASE)
 
 
 def test_with_namespaces_named_the_account_writes_in_these_alone(narrow: ControlPlane) -> None:

@@ -41,7 +41,7 @@ def test_the_notes_name_the_next_command(bare_plane: ControlPlane) -> None:
 def test_an_upgrade_changes_the_operator_in_place(installed: ControlPlane) -> None:
     path = f"{DEPLOYMENTS}/{OPERATOR}"
     before = installed.request("GET", path).body
-    install(installed, {"operator": {"replicas": 2, "logLevel": "debug"}})
+    install(installed, {"operator": {"replicas": 2, "logLevel": "DEBUG"}})
     after = installed.request("GET", path).body
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert after["spec"]["replicas"] == 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 import yaml
@@ -38,7 +37,13 @@ FULL: Values = {
         "affinity": {"nodeAffinity": {}},
         "priorityClassName": "system-cluster-critical",
     },
-    "trainer": {"image": {"repository": "registry.example/trainer", "digest": DIGEST}},
+    "trainer": {
+        "image": {
+            "repository": "registry.example/trainer",
+            "digest": DIGEST,
+            "pullPolicy": "Always",
+        }
+    },
     "serviceAccount": {"annotations": {"example.com/role": "x"}},
     "crds": {"keep": False},
     "metrics": {"service": {"labels": {"release": "prometheus"}, "annotations": {"a": "b"}}},
@@ -83,11 +88,6 @@ def roles_of_the_operator(objects: list[Object], binding_kind: str) -> list[Obje
         for binding in of_kind(objects, binding_kind)
         if subject in binding["subjects"]
     ]
-
-
-def environment(objects: list[Object]) -> dict[str, Any]:
-    (container,) = only(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
-    return {it["name"]: it.get("value", it.get("valueFrom")) for it in container["env"]}
 
 
 @pytest.mark.parametrize("values", VARIANTS.values(), ids=VARIANTS)
@@ -248,27 +248,19 @@ def test_the_admission_policy_speaks_of_the_account_that_the_operator_runs_as() 
             assert condition["expression"] == f'request.userInfo.username == "{account}"'
 
 
-def test_the_values_reach_the_operator_s_settings() -> None:
-    assert environment(render(FULL)) == {
-        "FINETUNE_NAMESPACE": {"fieldRef": {"fieldPath": "metadata.namespace"}},
-        "FINETUNE_WATCH_NAMESPACES": "team-a,team-b",
-        "FINETUNE_TRAINER_IMAGE": f"registry.example/trainer@{DIGEST}",
-        "FINETUNE_WORKERS": "4",
-        "FINETUNE_CONTROL_INTERVAL_SECONDS": "15",
-        "FINETUNE_REPORT_SECONDS": "60",
-        "FINETUNE_LOG_LEVEL": "info",
-        "FINETUNE_LISTEN": "0.0.0.0:8080",
-        "PYTHONWARNINGS": "default",
-    }
+def images(values: Values) -> tuple[str, str]:
+    """The operator's and the trainer's image."""
+    (container,) = only(render(values), "Deployment")["spec"]["template"]["spec"]["containers"]
+    told = {it["name"]: it.get("value") for it in container["env"]}
+    return container["image"], str(told["FINETUNE_TRAINER_IMAGE"])
 
 
-def test_images_are_tagged_with_the_chart_s_version_unless_told() -> None:
-    objects = render()
-    pod = only(objects, "Deployment")["spec"]["template"]["spec"]
-    assert pod["containers"][0]["image"] == "finetune-operator:0.1.0"
-    assert environment(objects)["FINETUNE_TRAINER_IMAGE"] == "finetune-trainer:0.1.0"
-    pod = only(render(FULL), "Deployment")["spec"]["template"]["spec"]
-    assert pod["containers"][0]["image"] == "registry.example:5000/ops/operator:2.0"
+def test_an_image_goes_by_digest_else_by_tag_else_by_the_chart_s_version() -> None:
+    assert images({}) == ("finetune-operator:0.1.0", "finetune-trainer:0.1.0")
+    assert images(FULL) == (
+        "registry.example:5000/ops/operator:2.0",
+        f"registry.example/trainer@{DIGEST}",
+    )
 
 
 def test_what_is_selected_can_not_be_changed_by_a_value() -> None:

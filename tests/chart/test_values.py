@@ -31,7 +31,7 @@ def complaint(values: Values) -> str:
         ({"operator": {"replica": 2}}, "'/operator'", "additional properties 'replica'"),
         ({"operator": {"image": {"name": "x"}}}, "'/operator/image'", "'name' not allowed"),
         ({"operator": {"replicas": "two"}}, "'/operator/replicas'", "want integer"),
-        ({"operator": {"logLevel": "chatty"}}, "'/operator/logLevel'", "'debug', 'info'"),
+        ({"operator": {"logLevel": "chatty"}}, "'/operator/logLevel'", "'DEBUG', 'INFO'"),
         ({"operator": {"reportSeconds": -1}}, "'/operator/reportSeconds'", "got -1, want 0"),
         ({"operator": {"resources": {"cpu": 1}}}, "'/operator/resources'", "'cpu' not allowed"),
         ({"trainer": {"image": {"digest": "abc"}}}, "'/trainer/image/digest'", "sha256"),

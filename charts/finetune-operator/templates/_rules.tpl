@@ -49,9 +49,14 @@ them), no Secret, no exec.
 
 {{/* In the operator's own namespace: who leads, and the records, which nobody deletes. */}}
 {{- define "finetune-operator.rules.release" -}}
+# RBAC can't name what is yet to be made.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, create, update, patch]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  resourceNames: [finetune-operator]
+  verbs: [get, update, patch]
 - apiGroups: [finetune.dev]
   resources: [usagerecords]
   verbs: [get, list, watch, create, update, patch]
