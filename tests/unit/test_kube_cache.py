@@ -192,6 +192,14 @@ def test_what_a_listing_left_out_does_not_come_back_by_an_older_event() -> None:
     assert cache.items() == ()
 
 
+def test_a_stale_listing_makes_no_old_event_news_again() -> None:
+    cache = Cache(PODS)
+    cache.replace(a_listing(20))
+    cache.replace(a_listing(5))
+    cache.put(a_pod(7))
+    assert cache.items() == ()
+
+
 def test_a_stale_listing_of_all_undoes_no_later_one_of_a_namespace() -> None:
     cache = Cache(PODS)
     cache.remove(a_pod(12))
