@@ -68,10 +68,12 @@ class OperatorSettings:
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> "OperatorSettings":
         """Read them; raises SettingsError with the variable, what is wrong, and the fix."""
         host, port = _address(environment.get(Env.LISTEN) or "0.0.0.0:8080")  # noqa: S104
+        own_namespace = _own_namespace(environment)
         trainer = TrainerSettings(
             image=_required(environment, Env.TRAINER_IMAGE),
             image_pull_policy=environment.get(Env.TRAINER_PULL_POLICY) or "IfNotPresent",
             report_seconds=int(_number(environment, Env.REPORT_SECONDS, 60, 0, 3600)),
+            operator_namespace=own_namespace,
         )
         interval = _number(environment, Env.CONTROL_INTERVAL_SECONDS, 15, 1, 300)
         watched = (part.strip() for part in environment.get(Env.WATCH_NAMESPACES, "").split(","))
@@ -80,7 +82,7 @@ class OperatorSettings:
             raise SettingsError(f"{Env.LOG_LEVEL} is {level}: use DEBUG, INFO, WARNING or ERROR")
         return cls(
             cluster=Settings(
-                namespace=_own_namespace(environment),
+                namespace=own_namespace,
                 trainer=trainer,
                 control_interval=timedelta(seconds=interval),
             ),
