@@ -1,7 +1,7 @@
 """UsageRecord: one attempt's metered use, priced and sealed; it outlives the job."""
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints
 
@@ -129,6 +129,11 @@ class JobReference(Contract):
     """The job's name."""
     uid: Annotated[str, Field(max_length=63)]
     """The job's UID."""
+
+    @classmethod
+    def of(cls, metadata: ObjectMeta) -> Self:
+        """Refer to a job by its metadata."""
+        return cls(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
 
 
 class UsageRecordSpec(Contract):

@@ -6,7 +6,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import RateCard, RateEntry
 from finetune_api.report import Marks, Step
 from finetune_api.times import format_time, milliseconds_between, parse_time
-from finetune_api.usage import TimeClass, TimeShare, UsageEntry, UsageRecord
+from finetune_api.usage import JobReference, TimeClass, TimeShare, UsageEntry, UsageRecord
 from finetune_operator.cost.pods import Placement, PodView
 from finetune_operator.cost.records import open_record
 
@@ -100,7 +100,7 @@ def a_job() -> FineTuneJob:
 
 def a_record(step: Step = Step.TRAIN, attempt: int = 1) -> UsageRecord:
     """The open record of an attempt, without entries."""
-    return open_record(a_job(), step, attempt, "finetune-system")
+    return open_record(JobReference.of(a_job().metadata), step, attempt, "finetune-system")
 
 
 def by_name(shares: tuple[TimeShare, ...]) -> dict[str, int]:

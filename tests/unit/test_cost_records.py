@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.report import Marks, Step
-from finetune_api.usage import EndEvidence, TimeClass, UsageRecord
+from finetune_api.usage import EndEvidence, JobReference, TimeClass, UsageRecord
 from finetune_operator.cost.facts import join_marks
 from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.rates import price_of
@@ -65,7 +65,7 @@ def shape(record: UsageRecord) -> list[tuple[str, str | None, str | None]]:
 
 
 def test_a_record_is_named_by_job_uid_and_attempt() -> None:
-    record = open_record(a_job(), Step.EVALUATE, 12, "finetune-system")
+    record = open_record(JobReference.of(a_job().metadata), Step.EVALUATE, 12, "finetune-system")
     assert record.metadata.name == record_name(JOB_UID, 12) == f"{JOB_UID}-12"
     assert record.metadata.namespace == "finetune-system"
     assert record.metadata.labels == {"finetune.dev/job-uid": JOB_UID}

@@ -1,21 +1,28 @@
 """The records of a look: what is metered, what is sealed, what is settled. Called by reconcile.
 
-Records are written when they are opened, when a pod is bound (its price is copied then), sealed and
-settled; in between they are computed anew from the pods at each look, so that nothing is counted up
-and nothing can be counted twice.
+Records are written when they are opened, when a pod is bound (its price is copied then) or is gone
+without an end, sealed and settled; in between they are computed anew from the pods at each look, so
+that nothing is counted up and nothing can be counted twice.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api.status import AttemptStatus, JobStatus
-from finetune_api.usage import CopiedRate, UsageRecord
+from finetune_api.usage import JobReference, UsageRecord
 from finetune_operator.core.decision import Action, ForgetGang, WriteRecord
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.settle import kept_share
 from finetune_operator.core.situation import marks_of
 from finetune_operator.cost.ledger import device_seconds, lost_device_seconds
-from finetune_operator.cost.records import meter, open_record, record_name, seal, settle_lost
+from finetune_operator.cost.records import (
+    meter,
+    open_record,
+    record_name,
+    says_more,
+    seal,
+    settle_lost,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,25 +48,11 @@ def keep_books(observed: Observed, status: JobStatus, now: datetime) -> Books:
             continue
         after = _metered(observed, status, row, before, number, now)
         records.append(after)
-        if before is not None and _says_more(before, after):
+        if before is not None and says_more(before, after):
             actions.append(WriteRecord(record=after))
         elif before is not None and before.spec.sealed and row is not None:
             actions += _let_go(observed, row)
     return Books(records=tuple(records), actions=tuple(actions))
-
-
-def _says_more(before: UsageRecord, after: UsageRecord) -> bool:
-    """Whether a record is due: sealed or settled anew, or a pod was bound and its price copied.
-
-    What only grows with time is not written; it is computed anew from the pods.
-    """
-    if after.spec.sealed:
-        return after != before
-    return _bound(after) != _bound(before)
-
-
-def _bound(record: UsageRecord) -> list[tuple[str, int, str, CopiedRate | None]]:
-    return [(e.pod_uid, e.segment, e.since, e.rate) for e in record.spec.entries]
 
 
 def _metered(
@@ -73,7 +66,8 @@ def _metered(
     if before is None:
         if row is None:
             raise ValueError(f"attempt {number} has neither a row nor a record")
-        before = open_record(observed.job, row.step, number, observed.engine.records_namespace)
+        job = JobReference.of(observed.job.metadata)
+        before = open_record(job, row.step, number, observed.engine.records_namespace)
     record = before
     if not record.spec.sealed and row is not None:
         pods = tuple(pod for pod in observed.pods if pod.attempt == number)

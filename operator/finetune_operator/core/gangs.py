@@ -10,6 +10,7 @@ from finetune_api.digests import run_digest
 from finetune_api.report import Step
 from finetune_api.status import AttemptStatus, JobStatus
 from finetune_api.times import format_time
+from finetune_api.usage import JobReference
 from finetune_operator.core.decision import (
     Action,
     CreateGang,
@@ -145,11 +146,10 @@ def _towards_next(situation: Situation) -> GangStep:
     pods = [pod for pod in situation.pods_of(number) if pod.run_digest in (None, run_digest(run))]
     if len(pods) < run.gang.workers:
         create = CreateGang(step=step, attempt=number, run=run)
-        return GangStep(
-            status=status, actions=(create,), busy=True, blocked=observed.blocked or ""
-        )
+        return GangStep(status=status, actions=(create,), busy=True, blocked=observed.blocked or "")
     row = AttemptStatus(number=number, step=step)
-    record = open_record(observed.job, step, number, observed.engine.records_namespace)
+    job = JobReference.of(observed.job.metadata)
+    record = open_record(job, step, number, observed.engine.records_namespace)
     return GangStep(
         status=status.model_copy(
             update={

@@ -11,6 +11,7 @@ from finetune_api.phases import TERMINAL
 from finetune_api.report import Marks, Step
 from finetune_api.status import AttemptStatus, JobStatus
 from finetune_operator.core.classify import COMPLETED
+from finetune_operator.cost import records
 
 
 def kept_share(attempt: AttemptStatus, status: JobStatus) -> Fraction | None:
@@ -25,7 +26,7 @@ def kept_share(attempt: AttemptStatus, status: JobStatus) -> Fraction | None:
     resumed_from = _resumed_from(attempt, status.attempts)
     if resumed_from is None and status.phase in TERMINAL:
         resumed_from = marks.checkpoint_step or 0
-    return None if resumed_from is None else _share(marks, resumed_from)
+    return None if resumed_from is None else records.kept_share(marks, resumed_from)
 
 
 def _resumed_from(attempt: AttemptStatus, attempts: Sequence[AttemptStatus]) -> int | None:
@@ -35,10 +36,3 @@ def _resumed_from(attempt: AttemptStatus, attempts: Sequence[AttemptStatus]) -> 
         if later.number > attempt.number and later.step is Step.TRAIN and chosen:
             return later.marks.resumed_from_step if later.marks else None
     return None
-
-
-def _share(marks: Marks, resumed_from: int) -> Fraction:
-    done = marks.last_step - marks.resumed_from_step
-    if done <= 0:
-        return Fraction(0)
-    return Fraction(min(max(resumed_from - marks.resumed_from_step, 0), done), done)

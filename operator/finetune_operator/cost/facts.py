@@ -90,9 +90,12 @@ def recorded_use(entries: Sequence[UsageEntry]) -> PodUse:
     )
 
 
-def seen_use(pod: PodView, now: int) -> PodUse | None:
-    """Take a pod's facts from a look; None while it holds nothing, or nobody knows where."""
-    place = pod.placement
+def seen_use(pod: PodView, now: int, recorded: PodUse | None = None) -> PodUse | None:
+    """Take a pod's facts from a look; None while it holds nothing, or nobody knows where.
+
+    Of a pod that is recorded it is known, although the look may not tell any more.
+    """
+    place = pod.placement or recorded
     if pod.bound_at is None or place is None:
         return None
     since = instant(pod.bound_at)

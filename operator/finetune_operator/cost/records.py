@@ -10,10 +10,12 @@ from datetime import datetime
 from fractions import Fraction
 from itertools import groupby
 
-from finetune_api.job import FineTuneJob, ObjectMeta
+from finetune_api.job import ObjectMeta
 from finetune_api.ratecard import RateCard
 from finetune_api.report import Marks, Step
 from finetune_api.usage import (
+    CopiedRate,
+    EndEvidence,
     JobReference,
     TimeClass,
     TimeShare,
@@ -33,7 +35,7 @@ from finetune_operator.cost.metering import Held, shares, timeline
 from finetune_operator.cost.money import amount_text
 from finetune_operator.cost.pods import Placement, PodView
 from finetune_operator.cost.rates import price_of
-from finetune_operator.cost.segments import price_segments
+from finetune_operator.cost.segments import copied_segments, price_segments
 
 JOB_UID_LABEL = "finetune.dev/job-uid"
 """A job's records are selected by its uid; a namesake's have another."""
@@ -56,23 +58,18 @@ def record_name(job_uid: str, attempt: int) -> str:
     return name
 
 
-def open_record(job: FineTuneJob, step: Step, attempt: int, namespace: str) -> UsageRecord:
+def open_record(job: JobReference, step: Step, attempt: int, namespace: str) -> UsageRecord:
     """Open the record of an attempt; it is written before the attempt's pods may run.
 
     ``namespace`` is where records are kept; they outlive the job and its own.
     """
-    uid = job.metadata.uid
     return UsageRecord(
         metadata=ObjectMeta(
-            name=record_name(uid, attempt),
+            name=record_name(job.uid, attempt),
             namespace=namespace,
-            labels={JOB_UID_LABEL: uid},
+            labels={JOB_UID_LABEL: job.uid},
         ),
-        spec=UsageRecordSpec(
-            job=JobReference(namespace=job.metadata.namespace, name=job.metadata.name, uid=uid),
-            step=step,
-            attempt=attempt,
-        ),
+        spec=UsageRecordSpec(job=job, step=step, attempt=attempt),
     )
 
 
@@ -103,9 +100,10 @@ def meter(
         for uid, entries in groupby(spec.entries, key=lambda entry: entry.pod_uid)
     }
     for pod in own:
-        seen = seen_use(pod, instant(now))
+        recorded = uses.get(pod.uid)
+        seen = seen_use(pod, instant(now), recorded)
         if seen is not None:
-            uses[pod.uid] = join_uses(uses[pod.uid], seen) if pod.uid in uses else seen
+            uses[pod.uid] = join_uses(recorded, seen) if recorded is not None else seen
     starts = [use.started for use in uses.values()]
     starts += [None for pod in own if pod.uid not in uses]
     places = {pod.uid: pod.placement for pod in own}
@@ -157,6 +155,25 @@ def seal(
     return _with_spec(metered, sealed=True, cost=_cost_text(entries))
 
 
+def says_more(before: UsageRecord, after: UsageRecord) -> bool:
+    """Whether a record is due to be written: what it says now could not be found out later.
+
+    It is sealed or settled anew, a pod was bound (its price is copied then), or one is gone without
+    an end. What only grows with time is computed anew from the pods.
+    """
+    if after.spec.sealed:
+        return after != before
+    return _lasting(after) != _lasting(before)
+
+
+def kept_share(marks: Marks, resumed_from: int) -> Fraction:
+    """The share of a training attempt's steps that were kept, if the next one began there."""
+    done = marks.last_step - marks.resumed_from_step
+    if done <= 0:
+        return Fraction(0)
+    return Fraction(min(max(resumed_from - marks.resumed_from_step, 0), done), done)
+
+
 def settle_lost(record: UsageRecord, kept: Fraction) -> UsageRecord:
     """Move the productive time whose work was not kept to ``lost``, and make the record final.
 
@@ -177,6 +194,19 @@ def settle_lost(record: UsageRecord, kept: Fraction) -> UsageRecord:
     return _with_spec(record, entries=entries, lost_settled=True)
 
 
+def _lasting(record: UsageRecord) -> list[tuple[str, int, str, CopiedRate | None, str | None]]:
+    return [
+        (
+            entry.pod_uid,
+            entry.segment,
+            entry.since,
+            entry.rate,
+            entry.until if entry.end_evidence is EndEvidence.POD_GONE else None,
+        )
+        for entry in record.spec.entries
+    ]
+
+
 def _entries(
     use: PodUse,
     step: Step,
@@ -186,7 +216,7 @@ def _entries(
     placement: Placement | None,
     cards: Sequence[RateCard],
 ) -> Iterable[UsageEntry]:
-    segments = use.priced if placement is None else price_segments(use, placement, cards)
+    segments = copied_segments(use) if placement is None else price_segments(use, placement, cards)
     held = Held(
         step=step,
         since=use.since,

@@ -15,6 +15,21 @@ from finetune_operator.cost.pods import Placement
 from finetune_operator.cost.rates import find_rate, rate_changes
 
 
+def copied_segments(use: PodUse) -> tuple[Priced, ...]:
+    """The stretches as they were copied, up to where the time is counted: the last price goes on.
+
+    For a pod of which nobody can say any more where it is bound.
+    """
+    first, *later = use.priced
+    starts = [use.since, *(piece.start for piece in later if piece.start < use.accrued)]
+    ends = [*starts[1:], use.accrued]
+    rates = [piece.rate for piece in (first, *later)]
+    return tuple(
+        Priced(start, end, rate)
+        for start, end, rate in zip(starts, ends, rates[: len(starts)], strict=True)
+    )
+
+
 def price_segments(
     use: PodUse, placement: Placement, cards: Sequence[RateCard]
 ) -> tuple[Priced, ...]:
