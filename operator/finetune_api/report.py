@@ -15,6 +15,19 @@ REPORT_VERSION = 1
 TERMINATION_LIMIT_BYTES = 4096
 """The kubelet keeps only the tail of a longer message, and JSON would lose its head."""
 
+# A pod runs other people's code, and what it tells stands in a status. The bounds are beyond
+# anything that is meant, and within what JSON readers and an API server can keep.
+Steps = Annotated[int, Field(ge=0, le=10_000_000_000)]
+"""Optimizer steps."""
+Milliseconds = Annotated[int, Field(ge=0, le=10 * 365 * 86_400_000)]
+"""A time of at most ten years."""
+AttemptNumber = Annotated[int, Field(ge=1, le=2_147_483_647)]
+Rank = Annotated[int, Field(ge=0, le=2_147_483_647)]
+Count = Annotated[int, Field(ge=0, le=1_000_000_000_000_000)]
+"""Rows, tokens or weights."""
+Size = Annotated[int, Field(ge=1, le=1_000_000_000_000_000)]
+"""A count of what there is at least one of."""
+
 
 class ExitCode(IntEnum):
     """How a trainer process ends. Others are the kernel's (128 + signal)."""
@@ -79,7 +92,7 @@ class Interval(Contract):
 class CurvePoint(Contract):
     """A point of the loss curve; ``select_loss`` where the select rows were scored."""
 
-    step: Annotated[int, Field(ge=0)]
+    step: Steps
     """Optimizer step."""
     loss: float | None = None
     """Training loss."""
@@ -96,23 +109,24 @@ class Marks(Contract):
     """When the first step was done."""
     last_step_at: Timestamp | None = None
     """When the newest step was done."""
-    resumed_from_step: Annotated[int, Field(ge=0)] = 0
+    resumed_from_step: Steps = 0
     """The step of the checkpoint that it began from; 0 is none."""
     resumed_from_attempt: Annotated[
-        int | None, Field(ge=1, description="The attempt that wrote the checkpoint resumed from.")
+        AttemptNumber | None,
+        Field(description="The attempt that wrote the checkpoint resumed from."),
     ] = None
-    last_step: Annotated[int, Field(ge=0)] = 0
+    last_step: Steps = 0
     """The newest step done."""
     checkpoint_step: Annotated[
-        int | None, Field(ge=0, description="Step of the newest complete checkpoint.")
+        Steps | None, Field(description="Step of the newest complete checkpoint.")
     ] = None
     checkpoint_at: Timestamp | None = None
     """When the newest complete checkpoint was written."""
     checkpoint_milliseconds: Annotated[
-        int, Field(ge=0, description="Time spent saving, all checkpoints of this attempt.")
+        Milliseconds, Field(description="Time spent saving, all checkpoints of this attempt.")
     ] = 0
     evaluation_milliseconds: Annotated[
-        int, Field(ge=0, description="Time spent scoring the select rows.")
+        Milliseconds, Field(description="Time spent scoring the select rows.")
     ] = 0
 
 
@@ -121,9 +135,9 @@ class Progress(Contract):
 
     version: Literal[1] = 1
     pod_uid: ShortText
-    attempt: Annotated[int, Field(ge=1)]
-    step: Annotated[int, Field(ge=0)]
-    total_steps: Annotated[int, Field(ge=0)]
+    attempt: AttemptNumber
+    step: Steps
+    total_steps: Steps
     loss: float | None = None
     learning_rate: float | None = None
     rows_per_second: float | None = None
@@ -133,8 +147,8 @@ class Progress(Contract):
     ] = None
     seconds_per_checkpoint: float | None = None
     seconds_per_evaluation: float | None = None
-    remaining_checkpoints: Annotated[int, Field(ge=0)] = 0
-    remaining_evaluations: Annotated[int, Field(ge=0)] = 0
+    remaining_checkpoints: Steps = 0
+    remaining_evaluations: Steps = 0
     stage: Annotated[
         Label, Field(description="What the process is doing: loading, training, saving, …")
     ] = "loading"
@@ -147,7 +161,7 @@ class Failure(Contract):
 
     failure_class: FailureClass
     message: Text
-    rank: int | None = None
+    rank: Rank | None = None
     traceback: Annotated[str, Field(max_length=2400, description="The last lines, for people.")] = (
         ""
     )
@@ -163,8 +177,8 @@ class ReportRef(Contract):
 class TrainResult(Contract):
     """What training ended with."""
 
-    steps: Annotated[int, Field(ge=0)]
-    best_step: Annotated[int, Field(ge=0)]
+    steps: Steps
+    best_step: Steps
     best_select_loss: float
     final_loss: float | None = None
     checkpoint: Annotated[ShortText, Field(description="The best checkpoint, in the workspace.")]
@@ -175,9 +189,9 @@ class Termination(Contract):
 
     version: Literal[1] = 1
     step: Step
-    attempt: Annotated[int, Field(ge=1)]
-    worker: Annotated[int, Field(ge=0)]
-    exit_code: int
+    attempt: AttemptNumber
+    worker: Rank
+    exit_code: Annotated[int, Field(ge=0, le=255)]
     failure: Failure | None = None
     marks: Marks = Marks()
     train: TrainResult | None = None
@@ -191,7 +205,7 @@ class CountedReason(Contract):
 
     step: Label
     """The cleaning step."""
-    rows: Annotated[int, Field(ge=0)]
+    rows: Count
     """Rows that it touched."""
     dropped: bool
     """Whether it took them out."""
@@ -205,22 +219,22 @@ class ClassCount(Contract):
 
     label: ShortText
     """The class."""
-    train: Annotated[int, Field(ge=0)]
+    train: Count
     """Rows that train."""
-    select: Annotated[int, Field(ge=0)]
+    select: Count
     """Rows that choose the checkpoint."""
-    test: Annotated[int, Field(ge=0)]
+    test: Count
     """Rows that only evaluation sees."""
 
 
 class TokenStatistics(Contract):
     """Lengths of the tokenized training rows, before they are cut."""
 
-    sum: int
+    sum: Count
     """Tokens of all rows."""
-    min: int
+    min: Count
     """Tokens of the shortest row."""
-    max: int
+    max: Count
     """Tokens of the longest row."""
     mean: float
     """Mean tokens per row."""
@@ -228,7 +242,7 @@ class TokenStatistics(Contract):
     """Median tokens per row."""
     p95: float
     """Tokens that 95 % of the rows don't exceed."""
-    truncated_rows: int
+    truncated_rows: Count
     """Rows cut at training.maxLength."""
     truncated_examples: Annotated[tuple[ShortText, ...], Field(max_length=10)] = ()
     """Ids of some of them."""
@@ -237,15 +251,15 @@ class TokenStatistics(Contract):
 class DataReport(Contract):
     """What became of the rows: read, changed, dropped, split."""
 
-    read_rows: Annotated[int, Field(ge=0)]
+    read_rows: Count
     """Rows in the source."""
-    kept_rows: Annotated[int, Field(ge=0)]
+    kept_rows: Count
     """Rows left after cleaning."""
-    train_rows: Annotated[int, Field(ge=0)]
+    train_rows: Count
     """Rows that train."""
-    select_rows: Annotated[int, Field(ge=0)]
+    select_rows: Count
     """Rows that choose the checkpoint."""
-    test_rows: Annotated[int, Field(ge=0)]
+    test_rows: Count
     """Rows that only evaluation sees."""
     cleaning: Annotated[tuple[CountedReason, ...], Field(max_length=30)] = ()
     """What each cleaning step did."""
@@ -263,23 +277,23 @@ class ModelFacts(Contract):
     """Name of the model's class."""
     model_type: Label
     """The model's family."""
-    parameters: Annotated[int, Field(ge=1)]
+    parameters: Size
     """Weights in all."""
-    trainable_parameters: Annotated[int, Field(ge=1)]
+    trainable_parameters: Size
     """Weights that training changes."""
-    layers: Annotated[int, Field(ge=1)]
+    layers: Size
     """Transformer blocks."""
-    hidden_size: Annotated[int, Field(ge=1)]
+    hidden_size: Size
     """Width of the residual stream."""
-    intermediate_size: Annotated[int, Field(ge=1)]
+    intermediate_size: Size
     """Width of the feed-forward layers."""
-    attention_heads: Annotated[int, Field(ge=1)]
+    attention_heads: Size
     """Attention heads per block."""
-    vocabulary: Annotated[int, Field(ge=1)]
+    vocabulary: Size
     """Tokens that it knows."""
-    max_positions: Annotated[int | None, Field(ge=1)] = None
+    max_positions: Size | None = None
     """Longest input, in tokens."""
-    classes: Annotated[int, Field(ge=1)]
+    classes: Size
     """Outputs of the head."""
 
 
@@ -313,7 +327,7 @@ class ClassScores(Contract):
     """Share of the rows that are so and are called so."""
     f1: float
     """Harmonic mean of precision and recall."""
-    support: Annotated[int, Field(ge=0)]
+    support: Count
     """Test rows of the class."""
 
 
@@ -380,20 +394,20 @@ class EvaluationReport(Contract):
             "the stored report is served again."
         ),
     ]
-    test_rows: Annotated[int, Field(ge=1)]
-    checkpoint_step: Annotated[int, Field(ge=0)]
+    test_rows: Size
+    checkpoint_step: Steps
     split_digest: Digest
     labels: Annotated[tuple[ShortText, ...], Field(max_length=200)]
     metrics: Metrics
     per_class: Annotated[tuple[ClassScores, ...], Field(max_length=200)]
     confusion_matrix: Annotated[
-        tuple[tuple[int, ...], ...],
+        tuple[tuple[Count, ...], ...],
         Field(description="Rows: the true class; columns: the predicted one."),
     ]
     baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)]
     gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()
     passed: bool
-    resamples: Annotated[int, Field(ge=1)]
+    resamples: Size
     interval_unit: Annotated[
         Label, Field(description="What is resampled: row, or the group column.")
     ] = "row"
