@@ -18,7 +18,13 @@ from finetune_operator.core.bookkeeping import currency_of
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.resolve import run_for
-from finetune_operator.cost.forecast import Forecast, remaining, remaining_cost
+from finetune_operator.cost.forecast import (
+    Forecast,
+    remaining,
+    remaining_cost,
+    seconds_per_step,
+    seconds_to_first_step,
+)
 from finetune_operator.cost.ledger import burn_rate, cost_status, totals
 
 _MINUTE = 60
@@ -32,7 +38,7 @@ def with_progress(status: JobStatus, observed: Observed, now: datetime) -> JobSt
     run = run_for(observed.job, Step.TRAIN, status.resolved, None)
     total = total_steps(run.training, status.data.train_rows)
     live = live_progress(status, observed)
-    forecast = _forecast(status, live)
+    forecast = _forecast(status, live, total)
     return status.model_copy(
         update={
             "progress": _progress(live, forecast, now) if live else _halted(status, total),
@@ -49,7 +55,8 @@ def with_cost(
         return status
     currency = currency_of(observed, records)
     sums = totals(records, currency, now)
-    forecast = _forecast(status, live_progress(status, observed))
+    total = status.estimate.total_steps if status.estimate else None
+    forecast = _forecast(status, live_progress(status, observed), total or 0)
     if forecast is None:
         over = status.phase in TERMINAL
         return status.model_copy(
@@ -84,10 +91,22 @@ def _training_row(status: JobStatus) -> AttemptStatus | None:
     return row
 
 
-def _forecast(status: JobStatus, live: Progress | None) -> Forecast | None:
-    if live is None:
+def _forecast(status: JobStatus, live: Progress | None, total: int) -> Forecast | None:
+    """Of a training that runs: from what it measured, or else from the attempts before it."""
+    row = _training_row(status)
+    if row is None or (live is None and row.state != "Running"):
         return None
-    return remaining(live, total_steps=live.total_steps, failures=status.charged_failures)
+    marks = [attempt.marks for attempt in status.attempts if attempt.marks is not None]
+    paces = [pace for pace in map(seconds_per_step, marks) if pace is not None]
+    starts = [start for start in map(seconds_to_first_step, marks) if start is not None]
+    saved = max((mark.checkpoint_step or 0 for mark in marks), default=0)
+    return remaining(
+        live if live is not None and live.total_steps else None,
+        steps_left=max(0, total - saved),
+        earlier_seconds_per_step=paces[-1] if paces else None,
+        startup_seconds=starts[-1] if starts else 0.0,
+        failures=status.charged_failures,
+    )
 
 
 def _progress(live: Progress, forecast: Forecast | None, now: datetime) -> ProgressStatus:

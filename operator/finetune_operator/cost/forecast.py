@@ -6,7 +6,8 @@ Asked by the core for the status. A forecast moves no money: budgets are held by
 from dataclasses import dataclass
 from fractions import Fraction
 
-from finetune_api.report import Progress
+from finetune_api.report import Marks, Progress
+from finetune_api.times import milliseconds_between, parse_time
 
 LONGEST_SECONDS = 31_536_000
 """A forecast of more than a year says a year."""
@@ -27,27 +28,30 @@ class Forecast:
 def remaining(
     progress: Progress | None,
     *,
-    total_steps: int,
-    assumed_seconds_per_step: float | None = None,
+    steps_left: int = 0,
+    earlier_seconds_per_step: float | None = None,
     startup_seconds: float = 0.0,
     failures: int = 0,
 ) -> Forecast | None:
-    """Forecast the rest of a training, or None where nothing is known of a step's time.
+    """Forecast the rest of a training, or None where no step of it was measured yet.
+
+    Before rank 0 has counted its steps there are ``steps_left``; before it has measured one, a step
+    is taken to need what it needed in an earlier attempt. Nothing is assumed of a first start.
 
     The median is steps × seconds per step, with the checkpoints and evaluations that are still to
     come; the start, before the first step; and restarts, which are expected at the rate at which
-    they were seen: ``failures`` over the part that is done. Each costs a start and half the steps
-    between two checkpoints.
+    they were seen: ``failures`` over the part that is done. Each costs a start, of
+    ``startup_seconds``, and half the steps between two checkpoints.
 
     The P90 is a rule, not a measurement: 10 % more, and up to 40 % more in proportion to the part
-    that is left (an unmeasured time per step: twice the time), and one more restart if there was
-    any.
+    that is left (a time per step of an earlier attempt: twice the time), and one more restart if
+    there was any.
     """
     measured = _seconds(progress.seconds_per_step) if progress is not None else None
-    per_step = measured if measured is not None else _seconds(assumed_seconds_per_step)
+    per_step = measured if measured is not None else _seconds(earlier_seconds_per_step)
     if per_step is None:
         return None
-    total, done = (progress.total_steps, progress.step) if progress else (total_steps, 0)
+    total, done = (progress.total_steps, progress.step) if progress else (steps_left, 0)
     left = max(0, total - done)
     saves = progress.remaining_checkpoints if progress is not None else 0
     work = left * per_step
@@ -66,6 +70,24 @@ def remaining(
         seconds_p50=_within_a_year(work + start + expected * restart),
         seconds_p90=_within_a_year(work * (1 + spread) + start + (expected + another) * restart),
     )
+
+
+def seconds_per_step(marks: Marks) -> float | None:
+    """Seconds per step of an attempt, by its marks; None before its second step."""
+    steps = marks.last_step - marks.resumed_from_step - 1
+    if steps < 1 or marks.first_step_at is None or marks.last_step_at is None:
+        return None
+    span = milliseconds_between(parse_time(marks.first_step_at), parse_time(marks.last_step_at))
+    work = span - marks.checkpoint_milliseconds - marks.evaluation_milliseconds
+    return work / steps / 1000 if work > 0 else None
+
+
+def seconds_to_first_step(marks: Marks) -> float | None:
+    """Seconds from the process's begin to its first step, by its marks; None before that."""
+    if marks.started_at is None or marks.first_step_at is None:
+        return None
+    span = milliseconds_between(parse_time(marks.started_at), parse_time(marks.first_step_at))
+    return max(0, span) / 1000
 
 
 def _seconds(told: float | None) -> Fraction | None:
