@@ -18,17 +18,9 @@ def stop_at(
     """Return the use at which a gang must be told to stop, never below zero.
 
     What is kept back pays for saving, and for the time until the next look, in which nobody asks.
+    So a limit holds while looks come as often as they should, saving takes no longer than it may,
+    and the burn doesn't rise; what is published is that it is never passed by more than
+    burn × (control interval + grace).
     """
     reserve = burn_per_hour * (save_seconds + control_interval_seconds) / _SECONDS_PER_HOUR
     return max(Fraction(0), limit - reserve)
-
-
-def overspend_bound(
-    burn_per_hour: Fraction, control_interval_seconds: Fraction, grace_seconds: Fraction
-) -> Fraction:
-    """Return the most by which a limit is ever passed, as published.
-
-    It holds while the control loop looks as often as it says and a stopped pod is gone after its
-    grace: a look just before the stop is due sees nothing to do, and the next one stops.
-    """
-    return burn_per_hour * (control_interval_seconds + grace_seconds) / _SECONDS_PER_HOUR
