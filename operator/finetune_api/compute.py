@@ -11,7 +11,6 @@ from finetune_api.markers import (
     Cel,
     Contract,
     Cpus,
-    Label,
     LabelValue,
     QualifiedName,
     Seconds,
@@ -92,8 +91,12 @@ class Compute(Contract):
         ),
     ] = 1
     gpu_type: Annotated[
-        Label | None,
-        Field(description="The accelerator's product name, as nodes and rate cards have it."),
+        LabelValue | None,
+        Field(
+            min_length=1,
+            description="The accelerator's product name, as nodes (nvidia.com/gpu.product) and "
+            "rate cards have it.",
+        ),
     ] = None
     cpu: Annotated[
         Cpus,

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 from finetune_api import API_VERSION
 from finetune_api.compute import Compute
 from finetune_api.markers import (
+    NAME_FORM,
     Cel,
     Contract,
     Currency,
@@ -85,12 +86,13 @@ class GateBound(StrEnum):
 
 
 SUPPORTED_SCHEMES = ("pvc", "https", "s3")
-_URI_RULE = "!self.contains('://') || self.matches('^(pvc|https|s3)://.+')"
+_CLAIM_URI = f"pvc://{NAME_FORM}/.+"
+_URI_RULE = f"!self.contains('://') || self.matches('^({_CLAIM_URI}|(https|s3)://.+)')"
 
 
 @rules(
     Cel(
-        "!self.uri.contains('://') || self.uri.startsWith('pvc://')",
+        f"!self.uri.contains('://') || self.uri.matches('^{_CLAIM_URI}')",
         "model.uri must be pvc://CLAIM/PATH, or in a local run a path relative to the manifest",
     )
 )
@@ -194,6 +196,15 @@ class Split(Contract):
     Cel(
         f"!has(self.test) || {_URI_RULE.replace('self', 'self.test')}",
         "dataset.test must be pvc://CLAIM/PATH, https://… or s3://…, or in a local run a path",
+    ),
+    Cel(
+        "self.labels.size() != 1",
+        "dataset.labels: one class can't be classified; name at least two, or leave it out",
+    ),
+    Cel(
+        "!self.cleaning.dropLabels.exists(one, one in self.labels)",
+        "dataset.cleaning.dropLabels: a label of dataset.labels stands there too; keep it in one "
+        "of them",
     ),
 )
 class Dataset(Contract):

@@ -134,7 +134,7 @@ CPU_PATTERN = (
     r"^([1-9][0-9]{0,3}(\.[0-9]{1,3})?|0\.([1-9][0-9]{0,2}|0[1-9][0-9]?|00[1-9])|[1-9][0-9]{0,6}m)$"
 )
 BYTES_PATTERN = "^[1-9][0-9]{0,6}(Mi|Gi|Ti|M|G|T)$"
-NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+NAME_FORM = "[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 
 Cpus = Annotated[str, StringConstraints(pattern=CPU_PATTERN, max_length=8)]
 """Processor cores as a Kubernetes quantity: 2, 0.5 or 500m."""
@@ -155,7 +155,7 @@ QualifiedName = Annotated[
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]
 """Value of a label or a taint."""
 
-ObjectName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=253)]
+ObjectName = Annotated[str, StringConstraints(pattern=f"^{NAME_FORM}$", max_length=253)]
 """Name of an object on the cluster (a DNS subdomain)."""
 
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]

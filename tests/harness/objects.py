@@ -134,6 +134,7 @@ def _tolerating(**fields: Any) -> Object:
     return changed(JOB, {"spec.compute.tolerations": [fields]})
 
 
+_DATASET = {"train": "pvc://data/reviews.csv", "labels": ["good", "bad"]}
 _SEALED = changed(USAGE_RECORD, {"spec.sealed": True})
 _RUNNING = changed(JOB, {"status.attempt": 2, "status.phase": "Training"})
 
@@ -157,6 +158,18 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "dataset.test must be pvc://",
         accepted=changed(JOB, {"spec.dataset.test": "https://host/test.csv"}),
         rejected=changed(JOB, {"spec.dataset.test": "http://host/test.csv"}),
+    ),
+    RuleExample(
+        "dataset.labels: one class can't be classified",
+        accepted=changed(JOB, {"spec.dataset.labels": ["good", "bad"]}),
+        rejected=changed(JOB, {"spec.dataset.labels": ["good"]}),
+    ),
+    RuleExample(
+        "dataset.cleaning.dropLabels: a label of dataset.labels",
+        accepted=changed(
+            JOB, {"spec.dataset": {**_DATASET, "cleaning": {"dropLabels": ["unsure"]}}}
+        ),
+        rejected=changed(JOB, {"spec.dataset": {**_DATASET, "cleaning": {"dropLabels": ["bad"]}}}),
     ),
     RuleExample(
         "dataset.split: select and test together",

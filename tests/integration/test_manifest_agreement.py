@@ -39,7 +39,18 @@ two: {<<: [{x: 5, w: 6}, *base], w: 7}
 again: *base
 """
 
-URIS = ["pvc://a/b", "s3://b/k", "https://h/p", "http://h/p", "://", "pvc://", "rel/path"]
+URIS = [
+    "pvc://a/b",
+    "pvc://a.b/",
+    "pvc://A/b",
+    "pvc://..//b",
+    "s3://b/k",
+    "https://h/p",
+    "http://h/p",
+    "://",
+    "pvc://",
+    "rel/path",
+]
 LENGTHS = ["", "x", "a b", "x" * 64, "x" * 254, "x" * 1025, "é" * 253, "Täst", "1\n"]
 ENUMS = ["auto", "csv", "CSV", "accelerator", "true", "USD", "usd", "EURO"]
 DECIMALS = ["1", "1.5", "-1", "0.1234567890", "1e3", "NaN", "١"]
@@ -57,7 +68,21 @@ TIMES = [
     "0000-01-01T00:00:00Z",
     "0001-01-01T00:00:00+01:00",
 ]
-WORDS = st.sampled_from([*URIS, *LENGTHS, *ENUMS, *DECIMALS, *TIMES])
+QUANTITIES = ["2", "0", "0.5", "0.05", "0.50", "0.0", "500m", "1.5", "8Gi", "1.5Gi", "0Gi", "8gi"]
+KEYS = st.sampled_from(
+    [
+        "zone",
+        "kubernetes.io/arch",
+        "a b",
+        "",
+        "/a",
+        "a/b/c",
+        "A/b",
+        "a" * 64,
+        f"{'a' * 253}/{'b' * 63}",
+    ]
+)
+WORDS = st.sampled_from([*URIS, *LENGTHS, *ENUMS, *DECIMALS, *TIMES, *QUANTITIES])
 NUMBERS = st.sampled_from([-1, 0, 1, 2, 3, 10, 33, 64, 90, 2**31 - 1, 2**31, 2**53 + 1, 2**63 - 1])
 FRACTIONS = st.sampled_from([-1.5, -1.0, -0.5, 0.0, 0.05, 0.5, 1.0, 1.5, 32.0, 1e-300, 1e20, 1e300])
 ANYTHING: st.SearchStrategy[Any] = (
@@ -82,7 +107,7 @@ def values_for(schema: Schema) -> st.SearchStrategy[Any]:
             st.lists(item | ANYTHING, max_size=3),
             item.map(lambda it: [it] * (schema["maxItems"] + 1)),
         ]
-    if "properties" in schema:
+    if "properties" in schema or "additionalProperties" in schema:
         candidates.append(value_like(schema))
     right = {"string": WORDS, "integer": NUMBERS, "number": FRACTIONS | NUMBERS}
     candidates.append(right.get(schema.get("type", ""), st.booleans()))
@@ -103,6 +128,8 @@ def value_like(schema: Schema) -> st.SearchStrategy[Any]:
             {name: it for name, it in fields.items() if name in required},
             optional={name: it for name, it in fields.items() if name not in required},
         )
+    if "additionalProperties" in schema:
+        return st.dictionaries(KEYS, value_like(schema["additionalProperties"]), max_size=2)
     simple: dict[str, st.SearchStrategy[Any]] = {
         "string": WORDS,
         "integer": NUMBERS,

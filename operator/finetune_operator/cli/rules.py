@@ -20,7 +20,8 @@ from finetune_api.schema import Schema
 from finetune_api.times import parse_time
 from finetune_operator.cli.documents import FieldPath
 
-_REFERENCE = re.compile(r"\bself((?:\.\w+)+)")
+_REFERENCE = re.compile(r"\bself((?:\.\w+\b(?!\())+)")
+"""A field that a rule speaks of; a method called on it is no part of its path."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _program(rule: str) -> cel.Program:
 
 @cache
 def _references(rule: str) -> tuple[tuple[str, ...], ...]:
-    """The fields that a rule speaks of; a method's name at the end does no harm."""
+    """The fields that a rule speaks of."""
     return tuple(tuple(match[1:].split(".")) for match in _REFERENCE.findall(rule))
 
 

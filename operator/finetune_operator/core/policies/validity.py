@@ -34,17 +34,6 @@ def spec_problems(spec: FineTuneJobSpec, *, local: bool) -> Iterator[Problem]:
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         yield Problem(field="spec.dataset.labels", message=f"{', '.join(twice)} stands there twice")
-    if len(labels) == 1:
-        yield Problem(
-            field="spec.dataset.labels",
-            message="one class can't be classified: name at least two, or leave it out",
-        )
-    both = sorted(set(labels) & set(spec.dataset.cleaning.drop_labels))
-    if both:
-        yield Problem(
-            field="spec.dataset.cleaning.dropLabels",
-            message=f"{', '.join(both)} is also in dataset.labels: keep it in one of them",
-        )
     if local:
         return
     sources = (
