@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.job import Task
+from finetune_api.report import ExitCode
+from finetune_api.run import LAYOUT, Run
+from finetune_trainer.__main__ import main
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import (
     check_config,
@@ -19,6 +25,8 @@ from finetune_trainer.models.check import (
     usable_positions,
 )
 from finetune_trainer.models.facts import model_facts
+from finetune_trainer.models.load import load_classifier
+from harness.trainer import a_run, an_environment
 
 URI = "pvc://models/one"
 
@@ -104,7 +112,7 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "weights cut short": (cut_weights, "its weights can't be read (SafetensorError"),
     "a layer missing": (
         without_a_layer,
-        "2 weights of the backbone are missing or of another shape than config.json says (first: b",
+        "2 weights of the backbone are missing or of another shape than config.json says (bert.enc",
     ),
     "another shape": (
         lambda f: change_config(f, intermediate_size=128),
@@ -124,6 +132,132 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "its tokenizer has 136 tokens and the model only 100; they are not of one model",
     ),
 }
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the prepare step is told: a model of its own, and rows of two classes."""
+
+    folder: Path
+    run: Run
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "claims" / "models" / "one"
+
+    def prepare(self) -> None:
+        """Run the step in this process."""
+        prepare(RankEnvironment.from_env(self.environment()), self.run)
+
+    def environment(self) -> dict[str, str]:
+        return an_environment(self.folder, self.run, BASE=str(self.folder))
+
+    def data(self) -> Path:
+        return self.folder / "workspace" / str(LAYOUT.prepared)
+
+
+@pytest.fixture
+def job(tmp_path: Path, tiny_model: Path, sentences_csv: Path) -> Job:
+    run = a_run(dataset={"train": "rows.csv", "columns": {"id": "id"}}, model=URI)
+    job = Job(folder=tmp_path / "job", run=run)
+    shutil.copytree(tiny_model, job.model)
+    shutil.copy(sentences_csv, job.folder / "rows.csv")
+    return job
+
+
+def as_classifier(*labels: str) -> Callable[[Path], None]:
+    def save(folder: Path) -> None:
+        from transformers import BertForSequenceClassification
+
+        BertForSequenceClassification.from_pretrained(
+            folder,
+            id2label=dict(enumerate(labels)),
+            label2id={label: number for number, label in enumerate(labels)},
+        ).save_pretrained(folder)
+
+    return save
+
+
+def as_tagger(folder: Path) -> None:
+    """Give it a head for tokens: of the same name, and of nine classes."""
+    from transformers import BertForTokenClassification
+
+    BertForTokenClassification.from_pretrained(folder, num_labels=9).save_pretrained(folder)
+
+
+def with_a_shard_missing(folder: Path) -> None:
+    from transformers import BertModel
+
+    BertModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="20KB")
+    (folder / "model.safetensors").unlink()
+    next(folder.glob("model-00002-of-*.safetensors")).unlink()
+
+
+UNFIT: dict[str, tuple[Callable[[Path], None], str]] = {
+    "labels in another order": (
+        as_classifier("positive", "negative"),
+        "it classifies into positive, negative, the data into negative, positive; name the labels",
+    ),
+    "other labels": (
+        as_classifier("fine", "dull"),
+        "it classifies into fine, dull, the data into negative, positive; name the labels in the",
+    ),
+    "another number of labels": (
+        as_classifier("a", "b", "c"),
+        "it classifies into a, b, c, the data into negative, positive",
+    ),
+    "another head of the same name": (
+        as_tagger,
+        "its head is not one for 2 classes (of another shape: classifier.bias, classifier.weight)",
+    ),
+    "two ids of padding": (
+        lambda folder: change_config(folder, pad_token_id=7),
+        "it pads with 7 by its config.json and with 0 by its tokenizer; make them equal",
+    ),
+    "a layer missing": (
+        without_a_layer,
+        "2 weights of the backbone are missing or of another shape than config.json says (bert.enc",
+    ),
+    "a shard missing": (with_a_shard_missing, "its weights can't be read"),
+    "pickled weights": (only_a_pickle, "its weights are pickled (.bin)"),
+    "weights cut short": (cut_weights, "its weights can't be read (SafetensorError"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_training_would_refuse_is_refused_before_a_gpu_is_held(job: Job, case: str) -> None:
+    spoil, words = UNFIT[case]
+    spoil(job.model)
+    with pytest.raises(UsageError) as caught:
+        job.prepare()
+    assert str(caught.value).startswith(f"model.uri: {URI}: ")
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not job.data().exists()
+    # And so it would be there: a second line stands before the training.
+    with pytest.raises(UsageError):
+        load_classifier(job.model, URI, ("negative", "positive"), dropout=None, seed=1)
+
+
+def test_an_unfit_model_is_one_line_and_exit_code_64(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    as_classifier("a", "b", "c")(job.model)
+    for name, value in job.environment().items():
+        monkeypatch.setenv(name, value)
+    capfd.readouterr()
+    assert main(["prepare"]) == ExitCode.USAGE
+    (told,) = capfd.readouterr().err.strip().splitlines()
+    assert "it classifies into a, b, c" in told
+
+
+@pytest.mark.parametrize("labels", [("negative", "positive"), ("LABEL_0", "LABEL_1")])
+def test_a_classifier_of_the_datas_labels_or_of_unnamed_ones_is_prepared(
+    job: Job, labels: tuple[str, ...]
+) -> None:
+    as_classifier(*labels)(job.model)
+    job.prepare()
+    assert job.data().exists()
 
 
 @pytest.mark.parametrize("case", REFUSALS)

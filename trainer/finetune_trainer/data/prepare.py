@@ -49,6 +49,7 @@ from finetune_trainer.errors import DataError, StorageError, TrainerError, Usage
 from finetune_trainer.evaluation.baselines import Fitted, fit_baselines, save_baselines
 from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer
 from finetune_trainer.models.facts import model_facts
+from finetune_trainer.models.fit import require_same_labels, require_same_padding
 from finetune_trainer.training.manifest import sync
 
 MARKER = LAYOUT.prepare_report.parent / "COMPLETE"
@@ -107,7 +108,9 @@ def _make(
     config = check_config(model, run.model.uri, run.task)
     tokenizer = load_tokenizer(model, run.model.uri)
     check_lengths(config, tokenizer, run.model.uri, run.training.max_length)
+    require_same_padding(run.model.uri, config, tokenizer)
     rows = _read(environment, run, making / "sources")
+    require_same_labels(run.model.uri, config, rows.classes)
     facts = model_facts(model, run.model.uri, config, len(rows.classes))
     data = _tokenize(run, rows, tokenizer, making)
     baselines = _fit_baselines(run, rows, making)

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PretrainedConfig, P
 from finetune_api.report import ModelFacts
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import usable_positions
+from finetune_trainer.models.fit import few, require_backbone
 
 _INNER_SIZES = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
 _INNER_TO_HIDDEN = 4
@@ -23,8 +24,8 @@ def model_facts(folder: Path, uri: str, config: PretrainedConfig, classes: int) 
     Raises
     ------
     UsageError
-        If weights can't be read, or one of the backbone is missing or of another shape: only the
-        head may be new.
+        If weights can't be read, one of the backbone is missing or of another shape, or the head is
+        of another number of classes: only a head that is missing may be new.
     """
     model = _on_meta(folder, uri, classes)
     text = config.get_text_config()
@@ -63,22 +64,14 @@ def _on_meta(folder: Path, uri: str, classes: int) -> PreTrainedModel:
             "them anew with save_pretrained"
         ) from error
     other_shapes = {key[0] for key in loaded["mismatched_keys"]}
-    broken = sorted(
-        key
-        for key in {*loaded["missing_keys"], *other_shapes}
-        if _is_backbone(key, model.base_model_prefix)
-    )
-    if broken:
+    lacking = {*loaded["missing_keys"], *other_shapes}
+    require_backbone(uri, model.base_model_prefix, lacking)
+    if other_shapes:
         raise UsageError(
-            f"model.uri: {uri}: {len(broken)} weights of the backbone are missing or of another "
-            f"shape than config.json says (first: {broken[0]}); only a head may be new"
+            f"model.uri: {uri}: its head is not one for {classes} classes (of another shape: "
+            f"{few(sorted(other_shapes))}); take a model without head"
         )
     return model  # type: ignore[no-any-return]  # an Auto class gives whichever it finds
-
-
-def _is_backbone(key: str, prefix: str) -> bool:
-    """A pooler is part of the head: models for masked words come without one."""
-    return key.startswith(f"{prefix}.") and ".pooler." not in f".{key}"
 
 
 def _inner_size(config: PretrainedConfig) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedConfig,
@@ -23,13 +24,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from finetune_api.job import Task
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import check_config, load_tokenizer
+from finetune_trainer.models.fit import require_backbone, require_same_labels, require_same_padding
 
 PROBLEM_TYPE: Literal["single_label_classification"] = "single_label_classification"
 # Rates at which a model drops something at random while it learns, by the names in use.
 _DROPOUT = re.compile(r"dropout|pdrop|layerdrop|drop_path")
-# A new classifier stands on the pooler, and many backbones come without one.
-_POOLER = re.compile(r"(^|\.)pooler\.")
-_NAMED_FEW = 5
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,11 @@ def load_classifier(
     """
     config = check_config(folder, uri, Task.TEXT_CLASSIFICATION)
     tokenizer = load_tokenizer(folder, uri)
-    _require_same_labels(uri, config, labels)
-    _require_same_padding(uri, config, tokenizer)
+    require_same_labels(uri, config, labels)
+    require_same_padding(uri, config, tokenizer)
     _settle(config, tokenizer, labels, dropout)
     model, missing = _weights(folder, uri, config)
-    _require_backbone(uri, model, missing)
+    require_backbone(uri, model.base_model_prefix, missing)
     if missing:
         _make_head(model, missing, seed)
     return Classifier(model=model, tokenizer=tokenizer, new_weights=tuple(missing))
@@ -96,29 +95,6 @@ def _settle(
         override_dropout(config, dropout)
 
 
-def _require_same_labels(uri: str, config: PreTrainedConfig, labels: tuple[str, ...]) -> None:
-    """A model that classifies already keeps its classes, in their order."""
-    if not any("ForSequenceClassification" in name for name in config.architectures or ()):
-        return
-    theirs = tuple(str(label) for _, label in sorted((config.id2label or {}).items()))
-    unnamed = all(re.fullmatch(r"LABEL_\d+", label) for label in theirs)
-    if len(theirs) != len(labels) or not (unnamed or theirs == labels):
-        raise UsageError(
-            f"model.uri: {uri} classifies into {_few(theirs)}, the data into {_few(labels)}: "
-            "name the labels in the model's order in dataset.labels, or take a model without head"
-        )
-
-
-def _require_same_padding(
-    uri: str, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
-) -> None:
-    if config.pad_token_id not in (None, tokenizer.pad_token_id):
-        raise UsageError(
-            f"model.uri: {uri} pads with {config.pad_token_id} by its config.json and with "
-            f"{tokenizer.pad_token_id} by its tokenizer: make them equal"
-        )
-
-
 def _weights(folder: Path, uri: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
     # What the loader reports: names of weights by what became of them.
     report: dict[str, Any]
@@ -132,7 +108,7 @@ def _weights(folder: Path, uri: str, config: PreTrainedConfig) -> tuple[PreTrain
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UsageError(
             f"model.uri: {uri} does not load for text classification: {str(error)[:400]}"
         ) from error
@@ -142,16 +118,6 @@ def _weights(folder: Path, uri: str, config: PreTrainedConfig) -> tuple[PreTrain
         # of old (LayerNorm.gamma); without the note it takes those that the architecture has.
         del model._weight_conversions  # noqa: SLF001
     return model, sorted(report["missing_keys"])
-
-
-def _require_backbone(uri: str, model: PreTrainedModel, missing: list[str]) -> None:
-    prefix = f"{model.base_model_prefix}."
-    lacking = [name for name in missing if name.startswith(prefix) and not _POOLER.search(name)]
-    if lacking:
-        raise UsageError(
-            f"model.uri: {uri} lacks {len(lacking)} weights of the backbone "
-            f"({_few(lacking)}): it is another model than its config.json says, or incomplete"
-        )
 
 
 def _make_head(model: PreTrainedModel, missing: Iterable[str], seed: int) -> None:
@@ -176,9 +142,3 @@ def _whole(module: torch.nn.Module) -> Any:  # a context manager of DeepSpeed's,
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters, modifier_rank=0)
-
-
-def _few(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = f", … {len(listed) - _NAMED_FEW} more" if len(listed) > _NAMED_FEW else ""
-    return ", ".join(listed[:_NAMED_FEW]) + more
