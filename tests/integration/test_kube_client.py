@@ -221,10 +221,12 @@ async def test_what_is_not_there_is_not_found_and_named(client: KubeClient, name
     assert isinstance(caught.value, EngineError)
 
 
-async def test_a_kind_that_is_not_installed_is_not_found(client: KubeClient) -> None:
+async def test_a_kind_that_is_not_served_does_not_pass_for_an_object_that_is_gone(
+    client: KubeClient, namespace: str
+) -> None:
     absent = Resource(group="finetune.dev", version="v1", plural="dreams", kind="Dream")
-    with pytest.raises(NotFoundError, match="list dreams"):
-        await client.list(absent)
+    with pytest.raises(UnreachableError, match=f"get dreams {namespace}/flying: 404 page"):
+        await client.get(absent, "flying", namespace)
 
 
 async def test_creating_a_second_time_says_that_it_is_there(

@@ -16,7 +16,7 @@ class Refusal:
     status: int | None
     """Of HTTP; None where there was no answer."""
     reason: str = ""
-    """One CamelCase word of the API server, finer than the status."""
+    """One CamelCase word of the API server, finer than the status; others give none."""
     message: str = ""
     # The API server's own StatusDetails: causes differ by what was asked.
     details: dict[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class ForbiddenError(ApiError):
 
 
 class NotFoundError(ApiError):
-    """There is no such object, or no such kind of object (404)."""
+    """There is no such object (404)."""
 
 
 class AlreadyExistsError(ApiError):
@@ -82,7 +82,11 @@ class TooManyRequestsError(ApiError):
 
 
 class UnreachableError(ApiError):
-    """No answer, or one of a server in trouble (5xx): a write may or may not have happened."""
+    """No answer of a working API server: a write may or may not have happened.
+
+    Silence, a server in trouble (5xx), something else on the way that answers in its place, or an
+    API server that doesn't serve this kind of object now.
+    """
 
 
 _TYPES: dict[int, type[ApiError]] = {
@@ -92,14 +96,18 @@ _TYPES: dict[int, type[ApiError]] = {
     409: ConflictError,
     410: ExpiredError,
     422: InvalidError,
-    429: TooManyRequestsError,
 }
 
 
 def error_of(asked: str, refusal: Refusal) -> ApiError:
     """The error that a refusal means."""
+    status = refusal.status
+    if status == 429:
+        return TooManyRequestsError(asked, refusal)
+    # A bare 404 of a proxy, or of an API server that has not read its custom resources yet, must
+    # never pass for the end of an object.
+    if status is None or status >= 500 or not refusal.reason:
+        return UnreachableError(asked, refusal)
     if refusal.reason == "AlreadyExists":
         return AlreadyExistsError(asked, refusal)
-    if refusal.status is None or refusal.status >= 500:
-        return UnreachableError(asked, refusal)
-    return _TYPES.get(refusal.status, ApiError)(asked, refusal)
+    return _TYPES.get(status, ApiError)(asked, refusal)

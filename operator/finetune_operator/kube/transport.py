@@ -155,7 +155,7 @@ def _answer(request: Request, response: aiohttp.ClientResponse, content: bytes) 
     Raises
     ------
     ApiError
-        If it is a refusal, or no JSON: something between us and the API server has answered.
+        If it is a refusal, or something else than the API server has answered.
     """
     try:
         answer: Any = json.loads(content)
