@@ -1,7 +1,8 @@
 {{/*
 What the operator may do where FineTuneJobs are. Written once: a ClusterRole when all namespaces
 are served, else a Role in each of them. There is no `create` of pods (the Job controller makes
-them), no Secret, no exec.
+them), no Secret, no exec. What a job had made for it goes with the job, by its owner references, so
+hardly anything is deleted from here.
 */}}
 {{- define "finetune-operator.rules.jobs" -}}
 - apiGroups: [finetune.dev]
@@ -9,7 +10,7 @@ them), no Secret, no exec.
   verbs: [get, list, watch, patch]
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/status]
-  verbs: [patch, update]
+  verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [get, list, watch, create, patch, delete]
@@ -18,7 +19,7 @@ them), no Secret, no exec.
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, create, update, patch, delete]
+  verbs: [get, create, patch]
 - apiGroups: [""]
   resources: [services]
   verbs: [get, create, patch]
@@ -27,14 +28,11 @@ them), no Secret, no exec.
   verbs: [get, create, patch]
 - apiGroups: [""]
   resources: [persistentvolumeclaims]
-  verbs: [get, list, watch, create]
+  verbs: [get, create]
 # Read, because a Job whose pods are refused says so nowhere else.
 - apiGroups: [""]
   resources: [events]
   verbs: [get, list, create, patch]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
 {{- end -}}
 
 {{/* What belongs to no namespace, and is only read. */}}
@@ -56,8 +54,8 @@ them), no Secret, no exec.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   resourceNames: [finetune-operator]
-  verbs: [get, update, patch]
+  verbs: [get, update]
 - apiGroups: [finetune.dev]
   resources: [usagerecords]
-  verbs: [get, list, watch, create, update, patch]
+  verbs: [get, list, watch, create, update]
 {{- end -}}
