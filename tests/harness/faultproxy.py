@@ -18,7 +18,6 @@ from pathlib import Path
 
 import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from harness.certificates import make_certificates
 from harness.controlplane import HOST, ControlPlane, write_kubeconfig
@@ -219,7 +218,7 @@ class FaultProxy:
     def _ask(self, request: web.Request, body: bytes) -> aiohttp.client._RequestContextManager:
         return self._session.request(
             request.method,
-            URL(f"{self._plane.url}{request.raw_path}", encoded=True),
+            request.url.with_host(HOST).with_port(self._plane.port),
             headers=_passed_on(request.headers),
             data=body or None,
             allow_redirects=False,

@@ -137,6 +137,9 @@ class PodPlay:
         ]
         try:
             await asyncio.wait({story, self._killed}, return_when=asyncio.FIRST_COMPLETED)
+            for fault in faults:
+                if fault.done():
+                    fault.result()
             return story.result() if story.done() else self._killed.result()
         finally:
             for task in (story, *faults):
@@ -236,6 +239,8 @@ class PodPlay:
         self._life = replace(self._life, **changes)
         self._status, self._conditions = pod_status(self._pod, self._life, self._conditions)
         if self._sender is None or self._sender.done():
+            if self._sender is not None:
+                self._sender.result()
             self._sender = asyncio.ensure_future(self._send())
 
     async def _send(self) -> None:

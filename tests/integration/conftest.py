@@ -7,12 +7,21 @@ from collections.abc import Iterator
 import pytest
 
 from harness.cluster import Cluster, running_cluster
+from harness.kubelet import SimulatedKubelet, running_kubelet
 
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Run a control plane with its controllers and the project's kinds until the last test."""
     with running_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def kubelet(cluster: Cluster) -> Iterator[SimulatedKubelet]:
+    """Run a kubelet with one node of 64 GPUs until the last test."""
+    with running_kubelet(cluster) as started:
+        started.node("shared", gpus=64)
         yield started
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-from collections.abc import Iterator
 from datetime import datetime
 
 import pytest
@@ -16,16 +15,9 @@ from finetune_operator.kube.names import GATE, POD_FINALIZER, TRAINER_PORT
 from harness.cluster import Cluster
 from harness.clusterclient import Object
 from harness.clustergang import HandmadeGang, make_gang, wait_until
-from harness.kubelet import SimulatedKubelet, running_kubelet
+from harness.kubelet import SimulatedKubelet
 from harness.kubeletaccount import Entry
 from harness.kubeletscript import Evict, Hang, IgnoreSigterm, ImagePullFailure, Kill, Script
-
-
-@pytest.fixture(scope="module")
-def kubelet(cluster: Cluster) -> Iterator[SimulatedKubelet]:
-    with running_kubelet(cluster) as started:
-        started.node("shared", gpus=64)
-        yield started
 
 
 def condition(pod: Object, kind: str) -> Object:
