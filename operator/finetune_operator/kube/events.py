@@ -19,7 +19,7 @@ from finetune_operator.kube.resources import EVENTS, FINETUNE_JOBS, Json
 _log = logging.getLogger(__name__)
 
 _MESSAGE_LIMIT = 1024
-"""Of the API server, in characters."""
+"""In characters: what `events.k8s.io` allows, under which the same events are read too."""
 _NAME_DIGITS = 16
 
 
