@@ -24,6 +24,7 @@ from finetune_trainer.reporting.events import (
     write_event,
 )
 from finetune_trainer.reporting.metrics import render_metrics
+from finetune_trainer.reporting.pages import progress_pages
 from finetune_trainer.reporting.progress import ProgressLog
 from finetune_trainer.reporting.server import serving
 from harness.processes import free_port
@@ -137,7 +138,7 @@ def test_a_resumed_attempt_has_its_checkpoint_from_the_start() -> None:
 
 def test_progress_and_metrics_are_served_before_anything_is_known() -> None:
     log, port = a_log(), free_port()
-    with serving(f"127.0.0.1:{port}", log):
+    with serving(f"127.0.0.1:{port}", progress_pages(log)):
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress") as reply:
             progress = Progress.model_validate_json(reply.read())
         assert (progress.pod_uid, progress.attempt, progress.step) == ("pod-1", 2, 0)
@@ -162,7 +163,10 @@ def test_metrics_name_the_newest_score() -> None:
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999999", "127.0.0.1:http"])
 def test_an_address_that_cannot_be_served_is_named(listen: str) -> None:
-    with pytest.raises(UsageError, match="FINETUNE_LISTEN"), serving(listen, a_log()):
+    with (
+        pytest.raises(UsageError, match="FINETUNE_LISTEN"),
+        serving(listen, progress_pages(a_log())),
+    ):
         pass
 
 

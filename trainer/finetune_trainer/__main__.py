@@ -17,6 +17,7 @@ from finetune_api.report import ExitCode, Failure, FailureClass, ReportRef, Step
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import StorageError, TrainerError, UsageError
+from finetune_trainer.reporting.handover import hand_over
 from finetune_trainer.reporting.termination import write_termination
 from finetune_trainer.training.failure import failure_of
 
@@ -71,6 +72,9 @@ def _run(environment: RankEnvironment, step: Step) -> int:
         # It leaves its own termination message: it knows ranks, marks and results.
         return launcher.main(environment, run)
     report = _prepare(environment, run) if step is Step.PREPARE else _evaluate(environment, run)
+    if environment.listen is not None and environment.report_seconds > 0:
+        content = _content_of(environment, report)
+        hand_over(environment.listen, environment.report_seconds, content)
     return _leave_word(environment, step, ExitCode.DONE, report=report)
 
 
@@ -91,6 +95,14 @@ def _evaluate(environment: RankEnvironment, run: Run) -> ReportRef:
     from finetune_trainer.evaluation.step import evaluate
 
     return evaluate(environment, run)
+
+
+def _content_of(environment: RankEnvironment, report: ReportRef) -> bytes:
+    path = environment.workspace.path(report.path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"{path}: can't read the report ({error.strerror})") from error
 
 
 def _failure(error: Exception) -> tuple[Failure, int]:

@@ -44,6 +44,7 @@ class RankEnvironment:
     listen: str | None
     termination_log: Path | None
     grace_seconds: int
+    report_seconds: int
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "RankEnvironment":
@@ -73,6 +74,7 @@ class RankEnvironment:
             grace_seconds=_number(
                 environ, Env.GRACE_SECONDS, default=_DEFAULT_GRACE_SECONDS, least=1
             ),
+            report_seconds=_number(environ, Env.REPORT_SECONDS, default=0, least=0),
         )
 
     def load_run(self) -> Run:

@@ -20,6 +20,7 @@ from finetune_api.times import format_time
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import NodeFaultError, StorageError, TrainerError
 from finetune_trainer.reporting.events import Finished, Planned, Staged
+from finetune_trainer.reporting.pages import progress_pages
 from finetune_trainer.reporting.progress import ProgressLog
 from finetune_trainer.reporting.server import serving
 from finetune_trainer.reporting.termination import write_termination
@@ -47,7 +48,8 @@ def main(environment: RankEnvironment, run: Run) -> int:
         started_at=format_time(datetime.now(UTC)),
     )
     try:
-        with serving(environment.listen if environment.worker == 0 else None, log):
+        listen = environment.listen if environment.worker == 0 else None
+        with serving(listen, progress_pages(log)):
             end = _train(environment, run, log, stop)
     except (TrainerError, OSError) as error:
         failure, exit_code, _ = failure_of(error, None)
