@@ -151,4 +151,5 @@ def _gone(step: Step, attempt: int, use: PodUse, seen: int | None) -> PodView:
         end_evidence=end.evidence,
         confirmed=end.confirmed,
         last_seen_at=moment_of(end.until),
+        kept=False,
     )

@@ -68,6 +68,8 @@ class PodView:
     termination: Termination | None = None
     disrupted: str | None = None
     """Reason of a DisruptionTarget condition (preemption, eviction, taint)."""
+    kept: bool = True
+    """Whether an engine still keeps it for its record."""
     stopping: bool = False
     """It was asked to end."""
     waiting: str | None = None
