@@ -80,6 +80,7 @@ class Gang:
     stop_at: datetime | None = None
     ends: dict[int, tuple[datetime, int]] = field(default_factory=dict)
     resumed_from: int = 0
+    deadline_seconds: int | None = None
 
 
 @dataclass
@@ -91,6 +92,13 @@ class World:
     faults: tuple[Fault, ...] = ()
     passed: bool = True
     stall_attempt: int | None = None
+    unplaced: frozenset[int] = frozenset()
+    """Attempts whose last worker no node has room for."""
+    silent: bool = False
+    """Rank 0 ends before anybody has asked it for its progress."""
+    missed_reports: int = 0
+    """Reports that are lost before one is received."""
+    blocked: str | None = None
     now: datetime = START
     gangs: dict[int, Gang] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
@@ -127,8 +135,8 @@ class World:
                 if end is not None and end[0] <= self.now:
                     gang.ends[worker] = end
                     uid = pod_uid(gang, worker)
-                    since, _ = self.held[uid]
-                    self.held[uid] = (since, end[0])
+                    if uid in self.held:
+                        self.held[uid] = (self.held[uid][0], end[0])
         if gang.action.step is Step.TRAIN:
             self.checkpoint = max(self.checkpoint, self._saved(gang))
 
@@ -148,6 +156,11 @@ class World:
         if natural is not None and (broken is None or natural < broken):
             ends.append((natural, 0))
         return min(ends) if ends else None
+
+    def places(self, gang: Gang, worker: int) -> bool:
+        """Whether a node has room for a worker."""
+        last = gang.action.run.gang.workers - 1
+        return gang.action.attempt not in self.unplaced or worker != last
 
     def _faults(self, gang: Gang) -> list[Fault]:
         workers = gang.action.run.gang.workers
@@ -169,6 +182,8 @@ class World:
 
     def _natural_end(self, gang: Gang) -> datetime | None:
         if gang.released_at is None or self.stall_attempt == gang.action.attempt:
+            return None
+        if gang.action.attempt in self.unplaced:
             return None
         if gang.action.step is not Step.TRAIN:
             return gang.released_at + timedelta(seconds=SERVICE_SECONDS)
@@ -241,6 +256,7 @@ class ScriptedEngine:
             rate_cards=world.cards,
             progress=self._progress(gangs),
             reports=tuple(self._reports()),
+            blocked=world.blocked,
             interrupted=world.interrupted,
             smoke=world.smoke,
         )
@@ -250,6 +266,8 @@ class ScriptedEngine:
         end = gang.ends.get(worker)
         started = released + timedelta(seconds=2 + worker) if released else None
         bound = released + timedelta(seconds=1) if released else None
+        if released and not self.world.places(gang, worker):
+            started = bound = None
         now = self.world.now
         unborn = bool(end and started and end[0] < started)
         fault = next((f for f in self.world._faults(gang) if f.worker == worker), None)
@@ -261,6 +279,8 @@ class ScriptedEngine:
             worker=worker,
             created_at=gang.created_at,
             released=released is not None,
+            released_at=released,
+            waiting="Unschedulable: 0/3 nodes have room" if released and not bound else None,
             placement=placement() if bound else None,
             bound_at=bound if bound and bound <= now else None,
             started_at=started if started and started <= now and not unborn else None,
@@ -306,6 +326,8 @@ class ScriptedEngine:
         )
 
     def _progress(self, gangs: Sequence[Gang]) -> Progress | None:
+        if self.world.silent:
+            return None
         running = [g for g in gangs if g.released_at and 0 not in g.ends]
         if not running or running[-1].action.step is not Step.TRAIN:
             return None
@@ -325,6 +347,10 @@ class ScriptedEngine:
         )
 
     def _reports(self) -> list[StoredReport]:
+        gangs = self.world.gangs.values()
+        served = [g for g in gangs if g.action.step is not Step.TRAIN and g.ends.get(0)]
+        if len(served) <= self.world.missed_reports:
+            return []
         return [
             StoredReport(ref=ReportRef(path="prepare.json", digest=DIGEST), prepare=prepared()),
             StoredReport(
@@ -382,12 +408,12 @@ class ScriptedEngine:
             ]
             assert not others, "a gang was released while an earlier one lives (I1)"
             gang.released_at = self.world.now
+            gang.deadline_seconds = action.deadline_seconds
             gang.resumed_from = self.world.checkpoint
             for worker in range(gang.action.run.gang.workers):
-                self.world.held[pod_uid(gang, worker)] = (
-                    self.world.now + timedelta(seconds=1),
-                    None,
-                )
+                if self.world.places(gang, worker):
+                    bound = self.world.now + timedelta(seconds=1)
+                    self.world.held[pod_uid(gang, worker)] = (bound, None)
 
         self._write(f"release {action.attempt}", effect)
 

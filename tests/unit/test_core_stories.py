@@ -422,3 +422,87 @@ async def test_whatever_dies_the_rules_hold(faults: list[Fault], crashes: set[in
         assert later is earlier or later in TRANSITIONS[earlier]
     assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
     assert all(record.spec.lost_settled for record in world.records.values())
+
+
+async def test_a_training_that_nobody_asked_has_its_progress_at_the_end() -> None:
+    world = World(job=a_job(), silent=True)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.progress is not None
+    assert world.status.progress.step == world.status.progress.total_steps == world.total_steps
+    assert world.status.progress.percent == "100%"
+
+
+async def test_a_gang_that_is_not_placed_whole_gives_back_what_it_holds() -> None:
+    job = a_job(policy={"startTimeoutSeconds": 30, "backoffLimit": 0})
+    world = World(job=job, cards=(a_card(),), unplaced=frozenset({2}))
+    await drive(world)
+    status = world.status
+    assert status is not None
+    assert status.phase is Phase.COMPLETE
+    row = status.attempts[1]
+    assert (row.reason, row.charged) == (FailureClass.UNSCHEDULABLE, False)
+    assert "0/3 nodes have room" in (row.message or "")
+    # The worker that had a place held it for the timeout and no longer than stopping takes.
+    (use,) = [r for r in world.records.values() if r.spec.attempt == 2]
+    assert [entry.worker for entry in use.spec.entries] == [0]
+    assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
+
+
+async def test_gangs_in_each_others_way_come_back_at_different_times() -> None:
+    waits = set()
+    for n in range(8):
+        job = a_job(policy={"startTimeoutSeconds": 30})
+        uid = f"3f9c1b2e-0000-4000-8000-00000000000{n}"
+        job = job.model_copy(update={"metadata": job.metadata.model_copy(update={"uid": uid})})
+        world = World(job=job, unplaced=frozenset({2}))
+        await drive(world, until=lambda decision: decision.status.retry_time is not None)
+        assert world.status is not None
+        waits.add((world.now, world.status.retry_time))
+    assert len(waits) > 4
+
+
+async def test_a_report_that_nobody_received_is_made_again_and_not_charged() -> None:
+    world = World(job=a_job(policy={"backoffLimit": 0}), missed_reports=1)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    assert world.status.charged_failures == 0
+    assert world.status.attempts[0].reason == FailureClass.REPORT_MISSED
+
+
+async def test_reports_that_never_arrive_fail_the_job_with_what_to_look_at() -> None:
+    world = World(job=a_job(), missed_reports=100)
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.FAILED, "ReportMissed")
+    assert "NetworkPolicies" in (world.status.message or "")
+    assert world.status.attempt == 5
+
+
+async def test_pods_that_do_not_come_are_told_and_waited_for() -> None:
+    world = World(job=a_job(), blocked="exceeded quota: gpus")
+    decision = await drive(world, until=lambda decision: decision.status.reason == "GangBlocked")
+    assert "exceeded quota: gpus" in (decision.status.message or "")
+    assert decision.look_again_seconds == 0.2
+    world.blocked = None
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+
+
+async def test_a_released_gang_is_bounded_by_what_is_left_of_each_limit() -> None:
+    limits = {"maxCost": "0.10", "maxGpuHours": "5"}
+    world = World(
+        job=a_job(budget=limits, policy={"startTimeoutSeconds": 60}), cards=(a_card("0.36"),)
+    )
+    await drive(world)
+    bounds = {n: gang.deadline_seconds for n, gang in world.gangs.items()}
+    # One device at 0.36 an hour for 0.10: 1,000 s, and the time that a start may take.
+    assert bounds[1] == 1060
+    # Two devices, and what the first step has used is gone.
+    assert bounds[2] is not None
+    assert 540 <= bounds[2] < 560
+    free = World(job=a_job())
+    await drive(free)
+    assert {gang.deadline_seconds for gang in free.gangs.values()} == {None}

@@ -86,7 +86,8 @@ def _metered(
 
 
 def _let_go(observed: Observed, row: AttemptStatus) -> tuple[Action, ...]:
-    if row.state == "Ended" and any(pod.attempt == row.number for pod in observed.pods):
+    kept = any(pod.kept for pod in observed.pods if pod.attempt == row.number)
+    if row.state == "Ended" and kept:
         return (ForgetGang(step=row.step, attempt=row.number),)
     return ()
 

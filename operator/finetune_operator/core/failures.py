@@ -36,6 +36,7 @@ RESPONSES: dict[FailureClass, Response] = {
     FailureClass.UNKNOWN: Response.RETRY_CHARGED,
 }
 
+
 def failures_in_a_row(status: JobStatus, kind: FailureClass | None = None) -> int:
     """How many of the newest attempts failed (by one kind) with none between that did not."""
     kinds = set(FailureClass) if kind is None else {kind}

@@ -1,4 +1,4 @@
-"""Claims that a job names: they must be there, and one that several workers share must be shareable.
+"""Claims that a job names: each must be there, and one that workers share must be shareable.
 
 Asked before admission: a pod whose claim is missing would hang without a word.
 """

@@ -33,6 +33,8 @@ class Settings:
     namespace: str
     """The operator's own: its Lease and the usage records are there."""
     trainer: TrainerSettings
+    watch_namespaces: tuple[str, ...] = ()
+    """Whose jobs it runs; empty: all."""
     control_interval: timedelta = timedelta(seconds=15)
     """The longest time between two looks at a running job."""
 

@@ -22,16 +22,15 @@ from finetune_operator.core.observed import Observed
 from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.engine import EngineError
-from finetune_operator.kube import look, release, reports
+from finetune_operator.kube import look, pods, records, release, reports
 from finetune_operator.kube.claims import claim_problems
 from finetune_operator.kube.cluster import Cluster
-from finetune_operator.kube.errors import AlreadyExistsError, ConflictError, NotFoundError
+from finetune_operator.kube.errors import AlreadyExistsError
 from finetune_operator.kube.manifests.claim import workspace_claim
 from finetune_operator.kube.manifests.gang import gang_job
 from finetune_operator.kube.manifests.network import headless_service, network_policy
 from finetune_operator.kube.manifests.run import run_config_map
 from finetune_operator.kube.names import (
-    POD_FINALIZER,
     RUN_DIGEST_ANNOTATION,
     TRAINER_PORT,
     gang_name,
@@ -45,7 +44,6 @@ from finetune_operator.kube.resources import (
     NETWORK_POLICIES,
     PODS,
     SERVICES,
-    USAGE_RECORDS,
 )
 from finetune_operator.trainerport import pull_progress
 
@@ -93,15 +91,16 @@ class KubeEngine:
         """Gather the job's pods, records, reports and progress."""
         cluster, job, now = self._cluster, self.job, self._clock()
         self._pods = await look.raw_pods(cluster, job)
-        records = look.records_of(cluster, job)
-        views = await look.views_of(cluster, job, self._pods, records, now)
+        stored = records.of_job(cluster, job.metadata.uid)
+        views = await look.views_of(cluster, self._pods, now, look.node_lost(job))
+        views += look.vanished_of(stored, views, now)
         await self._listen(views, now)
         progress = cluster.memory.progress.get(job.metadata.uid)
         return Observed(
             job=job,
             engine=look.facts_of(cluster, job),
             pods=views,
-            records=records,
+            records=stored,
             rate_cards=tuple(cluster.rate_cards()),
             progress=progress[0] if progress else None,
             progress_at=progress[1] if progress else None,
@@ -111,18 +110,8 @@ class KubeEngine:
         )
 
     async def write_record(self, record: UsageRecord) -> None:
-        """Create or replace a record, bound to the version that was read."""
-        namespace, name = record.metadata.namespace, record.metadata.name
-        cache = self._cluster.caches.records
-        known = cache.get(namespace, name)
-        body: dict[str, Any] = record.wire()
-        if known is None:
-            written = await self._client.create(USAGE_RECORDS, body, namespace=namespace)
-        else:
-            version = known["metadata"]["resourceVersion"]
-            body["metadata"] = {**body["metadata"], "resourceVersion": version}
-            written = await self._client.replace(USAGE_RECORDS, body)
-        cache.put(written)
+        """Create or replace a record."""
+        await records.write(self._cluster, record)
 
     async def write_status(self, job: FineTuneJob, status: JobStatus) -> None:
         """Replace the status, if the job is still the one that was looked at."""
@@ -174,14 +163,14 @@ class KubeEngine:
             raise EngineError(f"Job {name} is there and is not of this FineTuneJob: remove it")
         if metadata.get("annotations", {}).get(RUN_DIGEST_ANNOTATION) == run_digest(action.run):
             return
-        own = [pod for pod in self._pods if self._attempt_of(pod) == action.attempt]
+        own = [pod for pod in self._pods if look.attempt_of(pod) == action.attempt]
         if any(not look.is_gated(pod) for pod in own):
             raise EngineError(f"Job {name} runs already, with another run")
         await self._client.delete(
             JOBS, name, metadata["namespace"], uid=metadata["uid"], propagation="Background"
         )
         for pod in own:
-            await self._release_finalizer(pod)
+            await pods.let_go(self._cluster, pod)
         raise EngineError(f"Job {name} was of an earlier manifest: it is made anew")
 
     async def release_gang(self, action: ReleaseGang) -> None:
@@ -192,21 +181,22 @@ class KubeEngine:
         uid, namespace = job.metadata.uid, job.metadata.namespace
         listing = await self._client.list(PODS, namespace, label_selector=job_selector(uid))
         now = self._clock()
-        views = await look.views_of(cluster, job, listing.items, (), now)
+        views = await look.views_of(cluster, listing.items, now, look.node_lost(job))
         workers = job.status.resolved.workers if action.step is Step.TRAIN else 1
         release.check(action, views, workers)
         if action.deadline_seconds is not None:
             await self._limit(action, now)
         for pod in listing.items:
             operations = release.operations(pod, action.attempt, now)
-            if self._attempt_of(pod) == action.attempt and operations:
+            if look.attempt_of(pod) == action.attempt and operations:
                 name = pod["metadata"]["name"]
                 written = await self._client.patch_json(PODS, name, namespace, operations)
                 cluster.caches.pods.put(written)
 
     async def _limit(self, action: ReleaseGang, now: datetime) -> None:
         """Set the Job's deadline: the stop that needs no operator. Its clock began with the Job."""
-        name, namespace = gang_name(self.job, action.step, action.attempt), self.job.metadata.namespace
+        name = gang_name(self.job, action.step, action.attempt)
+        namespace = self.job.metadata.namespace
         there = await self._client.get(JOBS, name, namespace)
         begun = release.started_at(there, now)
         assert action.deadline_seconds is not None
@@ -218,52 +208,20 @@ class KubeEngine:
         await self._client.patch_json(JOBS, name, namespace, operations)
 
     async def stop_gang(self, action: StopGang) -> None:
-        """Delete its pods with grace; their finalizer keeps what they leave behind."""
+        """Ask its pods to end."""
         for pod in self._pods:
-            metadata = pod["metadata"]
-            if self._attempt_of(pod) != action.attempt or "deletionTimestamp" in metadata:
-                continue
-            if pod.get("status", {}).get("phase") in ("Succeeded", "Failed"):
-                continue
-            try:
-                written = await self._client.delete(
-                    PODS,
-                    metadata["name"],
-                    metadata["namespace"],
-                    uid=metadata["uid"],
-                    grace_seconds=action.grace_seconds,
-                )
-            except (NotFoundError, ConflictError):
-                # Gone meanwhile, or another pod has its name: the next look sees it.
-                continue
-            self._cluster.caches.pods.put(written)
+            if look.attempt_of(pod) == action.attempt:
+                await pods.stop(self._cluster, pod, action.grace_seconds)
 
     async def forget_gang(self, action: ForgetGang) -> None:
         """Let its pods go: their use is recorded."""
         for pod in self._pods:
-            if self._attempt_of(pod) == action.attempt:
-                await self._release_finalizer(pod)
+            if look.attempt_of(pod) == action.attempt:
+                await pods.let_go(self._cluster, pod)
 
     async def tell(self, events: Sequence[Event]) -> None:
         """Publish events about the job."""
         await self._cluster.events.tell(self.raw, events)
-
-    async def _release_finalizer(self, pod: Json) -> None:
-        finalizers = pod["metadata"].get("finalizers", [])
-        if POD_FINALIZER not in finalizers:
-            return
-        operations = release.without_finalizer(pod, POD_FINALIZER)
-        metadata = pod["metadata"]
-        try:
-            written = await self._client.patch_json(
-                PODS, metadata["name"], metadata["namespace"], operations
-            )
-        except NotFoundError:
-            return
-        self._cluster.caches.pods.put(written)
-
-    def _attempt_of(self, pod: Json) -> int:
-        return look.attempt_of(pod)
 
     def _admitted(self) -> bool:
         status = self.job.status

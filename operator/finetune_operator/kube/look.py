@@ -34,6 +34,8 @@ from finetune_operator.kube.views import pod_view
 Json = Mapping[str, Any]
 
 _POLL_SECONDS = 5.0
+_NODE_LOST = timedelta(minutes=5)
+"""Of pods whose job is gone and can't say."""
 _BLOCKED_AFTER = timedelta(seconds=3)
 
 
@@ -43,7 +45,8 @@ async def raw_pods(cluster: Cluster, job: FineTuneJob) -> tuple[Json, ...]:
     known = tuple(cache.by_label(JOB_UID_LABEL, uid))
     if not _must_be_sure(job, known):
         return known
-    listing = await cluster.client.list(PODS, job.metadata.namespace, label_selector=job_selector(uid))
+    namespace = job.metadata.namespace
+    listing = await cluster.client.list(PODS, namespace, label_selector=job_selector(uid))
     for pod in listing.items:
         cache.put(pod)
     return tuple(listing.items)
@@ -68,23 +71,29 @@ def _runs(pod: Json) -> bool:
     return running and "deletionTimestamp" not in pod["metadata"]
 
 
+def node_lost(job: FineTuneJob) -> timedelta:
+    """How long a node may be silent until the job's pods on it count as ended."""
+    return timedelta(seconds=job.spec.policy.node_lost_timeout_seconds)
+
+
 async def views_of(
-    cluster: Cluster,
-    job: FineTuneJob,
-    pods: Iterable[Json],
-    records: Sequence[UsageRecord],
-    now: datetime,
+    cluster: Cluster, pods: Iterable[Json], now: datetime, lost: timedelta = _NODE_LOST
 ) -> tuple[PodView, ...]:
-    """The pods as the core sees them, and those that are recorded but gone without a trace."""
-    lost = timedelta(seconds=job.spec.policy.node_lost_timeout_seconds)
-    views = []
-    for pod in pods:
-        node = await _node(cluster, pod["spec"].get("nodeName"))
-        views.append(pod_view(pod, node, now, lost))
+    """The pods as the core sees them."""
+    return tuple(
+        [
+            pod_view(pod, await _node(cluster, pod["spec"].get("nodeName")), now, lost)
+            for pod in pods
+        ]
+    )
+
+
+def vanished_of(
+    records: Iterable[UsageRecord], views: Iterable[PodView], now: datetime
+) -> tuple[PodView, ...]:
+    """Pods that are recorded as holding something and are gone without a trace."""
     uids = {view.uid for view in views}
-    for record in records:
-        views += vanished(record, uids, now)
-    return tuple(views)
+    return tuple(view for record in records for view in vanished(record, uids, now))
 
 
 async def _node(cluster: Cluster, name: str | None) -> Json | None:
@@ -100,12 +109,6 @@ async def _node(cluster: Cluster, name: str | None) -> Json | None:
         return None
     cluster.caches.nodes.put(node)
     return node
-
-
-def records_of(cluster: Cluster, job: FineTuneJob) -> tuple[UsageRecord, ...]:
-    """The job's usage records."""
-    raw = cluster.caches.records.by_label(JOB_UID_LABEL, job.metadata.uid)
-    return tuple(UsageRecord.model_validate(record, extra="ignore") for record in raw)
 
 
 def facts_of(cluster: Cluster, job: FineTuneJob) -> EngineFacts:
@@ -125,7 +128,7 @@ def facts_of(cluster: Cluster, job: FineTuneJob) -> EngineFacts:
 async def blocked(
     cluster: Cluster, job: FineTuneJob, pods: Sequence[PodView], now: datetime
 ) -> str | None:
-    """Why the pods of a Job that was made don't come: what the cluster said when it refused them."""
+    """Why the pods of a Job that was made don't come: what was said when they were refused."""
     if job.status is None:
         return None
     number = job.status.attempt + 1
@@ -139,8 +142,11 @@ async def blocked(
     said = [event for event in events.items if event["involvedObject"].get("name") in ours]
     if not said:
         return "the controller manager has not made them yet"
-    newest = max(said, key=lambda event: event.get("lastTimestamp") or event["metadata"]["creationTimestamp"])
-    return str(newest.get("message", ""))
+    return str(max(said, key=_told_at).get("message", ""))
+
+
+def _told_at(event: Json) -> str:
+    return str(event.get("lastTimestamp") or event["metadata"]["creationTimestamp"])
 
 
 def is_gated(pod: Json) -> bool:

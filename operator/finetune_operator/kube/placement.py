@@ -93,10 +93,8 @@ def quantity(text: str) -> Decimal:
     if text.endswith("m"):
         return Decimal(text[:-1]) / 1000
     number = text.rstrip("KMGTPEki")
-    suffix = text[len(number) :]
-    if suffix in _SUFFIXES:
-        return Decimal(number) * _SUFFIXES[suffix]
-    return Decimal(text)
+    factor: int | None = _SUFFIXES.get(text[len(number) :])
+    return Decimal(text) if factor is None else Decimal(number) * factor
 
 
 def capacity_type(labels: Mapping[str, str]) -> CapacityType | None:

@@ -56,9 +56,7 @@ async def stored(
                 continue
             memory[ref.digest] = report
         known = memory[ref.digest]
-        found.append(
-            StoredReport(ref=ref, prepare=known.prepare, evaluation=known.evaluation)
-        )
+        found.append(StoredReport(ref=ref, prepare=known.prepare, evaluation=known.evaluation))
     return tuple(found)
 
 
@@ -72,9 +70,7 @@ def _named(pods: Sequence[PodView]) -> Iterator[tuple[PodView, ReportRef]]:
 async def _kept(cluster: Cluster, job: FineTuneJob, gang: str) -> bytes | None:
     try:
         # JSON of the API server: only this one field of it is read.
-        body: Any = await cluster.client.get(
-            CONFIG_MAPS, report_name(gang), job.metadata.namespace
-        )
+        body: Any = await cluster.client.get(CONFIG_MAPS, report_name(gang), job.metadata.namespace)
     except NotFoundError:
         return None
     text = body.get("data", {}).get(REPORT_KEY)

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from finetune_api.report import TERMINATION_LIMIT_BYTES, Step, Termination
 from finetune_api.times import parse_time
 from finetune_api.usage import EndEvidence
-from finetune_operator.cost.pods import Placement, PodView
+from finetune_operator.cost.pods import PodView
 from finetune_operator.kube.names import (
     ATTEMPT_ANNOTATION,
     ATTEMPT_LABEL,
     GATE,
+    POD_FINALIZER,
     RELEASED_AT_ANNOTATION,
     RUN_DIGEST_ANNOTATION,
     STEP_LABEL,
@@ -94,6 +95,7 @@ def pod_view(pod: Json, node: Json | None, now: datetime, node_lost: timedelta) 
         last_words=message[-_LAST_WORDS:] if termination is None else "",
         termination=termination,
         disrupted=_disruption(pod),
+        kept=POD_FINALIZER in metadata.get("finalizers", []),
         stopping="deletionTimestamp" in metadata,
         waiting=_waiting(pod, container),
     )

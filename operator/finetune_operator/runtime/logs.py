@@ -16,6 +16,7 @@ class JsonFormatter(logging.Formatter):
     """Writes a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
+        """The line of a record, without its end."""
         line = {
             "time": format_time(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname,

@@ -8,9 +8,10 @@ go on deciding.
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
+from typing import Any
 
 from finetune_api.phases import TERMINAL
 from finetune_operator.engine import EngineError
@@ -104,15 +105,16 @@ class _Operator:
         except EngineError:
             _log.exception("the cluster can't be listed")
             return 1
-        handlers = watches.registry(
-            self._caches, self._metrics, self._queue.add, self._wake_all
-        )
+        handlers = watches.registry(self._caches, self._metrics, self._queue.add, self._wake_all)
         started, end = asyncio.Event(), asyncio.Event()
         running = [
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in (
                 ("lease", lease.keep()),
-                ("watches", watches.watch(handlers, self._settings.watch_namespaces, started, end)),
+                (
+                    "watches",
+                    watches.watch(handlers, self._settings.cluster.watch_namespaces, started, end),
+                ),
                 ("resync", self._resync(cluster)),
                 *((f"worker-{n}", self._work(controller)) for n in range(self._settings.workers)),
             )
@@ -133,7 +135,7 @@ class _Operator:
         stopping.cancel()
         return code
 
-    def _reason(self, done: set[asyncio.Task[None]]) -> int:
+    def _reason(self, done: Iterable[asyncio.Task[Any]]) -> int:
         """Why the process ends, told in the log; 0 if it was asked to."""
         for task in done:
             error = task.exception()
@@ -148,7 +150,7 @@ class _Operator:
 
     async def _list(self, client: KubeClient) -> None:
         """Take the state of the cluster anew, whole."""
-        caches, watched = self._caches, self._settings.watch_namespaces
+        caches, watched = self._caches, self._settings.cluster.watch_namespaces
         await relist(client, caches.rate_cards)
         await relist(client, caches.nodes)
         await relist(client, caches.records, namespaces=(self._settings.cluster.namespace,))
@@ -183,8 +185,8 @@ class _Operator:
                 least = error.retry_after if isinstance(error, TooManyRequestsError) else 0.0
                 delay = self._queue.failed(key, at_least=least or 0.0)
                 _log.warning("given up for %.1f s: %s", delay, error)
-            except Exception:
-                # The edge of a worker: a fault of ours with one job must not end the others'.
+            except Exception:  # noqa: BLE001 (the edge of a worker)
+                # A fault of ours with one job must not end the others'.
                 self._metrics.errors.labels("Internal").inc()
                 delay = self._queue.failed(key)
                 _log.exception("given up for %.1f s", delay)

@@ -91,7 +91,7 @@ class WorkQueue(Generic[Key]):
     def failed(self, key: Key, at_least: float = 0.0) -> float:
         """Give a key up for now; it comes back after a growing delay, which is returned."""
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2 ** min(count - 1, 16))
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * float(1 << min(count - 1, 16)))
         delay = max(at_least, delay * random.uniform(0.75, 1.25))  # noqa: S311 (no secret)
         # A change that was announced meanwhile doesn't cut the delay short: it may be the cause.
         self._due.pop(key, None)

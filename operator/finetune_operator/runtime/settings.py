@@ -56,7 +56,6 @@ class OperatorSettings:
     """All settings of one process."""
 
     cluster: Settings
-    watch_namespaces: tuple[str, ...]
     workers: int
     host: str
     port: int
@@ -67,7 +66,7 @@ class OperatorSettings:
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> "OperatorSettings":
         """Read them; raises SettingsError with the variable, what is wrong, and the fix."""
-        host, port = _address(environment.get(Env.LISTEN) or "0.0.0.0:8080")  # noqa: S104
+        host, port = _address(environment.get(Env.LISTEN) or "0.0.0.0:8080")
         own_namespace = _own_namespace(environment)
         trainer = TrainerSettings(
             image=_required(environment, Env.TRAINER_IMAGE),
@@ -84,9 +83,9 @@ class OperatorSettings:
             cluster=Settings(
                 namespace=own_namespace,
                 trainer=trainer,
+                watch_namespaces=tuple(part for part in watched if part),
                 control_interval=timedelta(seconds=interval),
             ),
-            watch_namespaces=tuple(part for part in watched if part),
             workers=int(_number(environment, Env.WORKERS, 8, 1, 256)),
             host=host,
             port=port,

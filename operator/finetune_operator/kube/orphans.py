@@ -1,0 +1,92 @@
+"""Pods and open records whose job is gone: recorded, ended, let go, so that nothing hangs on us.
+
+A job carries our finalizer until its records are sealed; it is gone before that only if somebody
+took it away. Called by ``runtime`` once in a while.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from finetune_api.usage import JobReference, UsageRecord
+from finetune_operator.cost.orphans import close_books
+from finetune_operator.cost.records import JOB_UID_LABEL
+from finetune_operator.kube.cluster import Cluster
+from finetune_operator.kube.errors import ApiError, NotFoundError
+from finetune_operator.kube.look import views_of
+from finetune_operator.kube.names import JOB_NAME_LABEL, POD_FINALIZER
+from finetune_operator.kube.pods import let_go, stop
+from finetune_operator.kube.records import write
+from finetune_operator.kube.resources import FINETUNE_JOBS
+
+# Objects as the API server sends them.
+Json = Mapping[str, Any]
+
+_log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 30
+"""What a pod gets to end whose job can't say how long it may take."""
+
+
+async def sweep(cluster: Cluster, now: datetime) -> None:
+    """Close the books of every job that is gone; what fails for one is tried again next time."""
+    for job in sorted(set(_owed(cluster)), key=lambda job: job.uid):
+        try:
+            if await _is_gone(cluster, job):
+                await _close(cluster, job, now)
+        except ApiError as error:
+            _log.warning("use of %s/%s, which is gone: %s", job.namespace, job.name, error)
+
+
+def _owed(cluster: Cluster) -> Iterator[JobReference]:
+    """Jobs that something is still owed to: a pod with our finalizer, or an open record."""
+    watched = cluster.settings.watch_namespaces
+    for pod in cluster.caches.pods.items():
+        if POD_FINALIZER in pod["metadata"].get("finalizers", []):
+            yield _owner(pod)
+    for record in _records(cluster.caches.records.items()):
+        if not record.spec.sealed and (not watched or record.spec.job.namespace in watched):
+            yield record.spec.job
+
+
+def _owner(pod: Json) -> JobReference:
+    metadata = pod["metadata"]
+    return JobReference(
+        namespace=metadata["namespace"],
+        name=metadata["labels"][JOB_NAME_LABEL],
+        uid=metadata["labels"][JOB_UID_LABEL],
+    )
+
+
+def _records(raw: Iterable[Json]) -> Iterator[UsageRecord]:
+    return (UsageRecord.model_validate(record, extra="ignore") for record in raw)
+
+
+async def _is_gone(cluster: Cluster, job: JobReference) -> bool:
+    """Whether no job of this uid is there: asked of the API server before it is believed."""
+    known = cluster.caches.jobs.get(job.namespace, job.name)
+    if known is None:
+        try:
+            known = await cluster.client.get(FINETUNE_JOBS, job.name, job.namespace)
+        except NotFoundError:
+            return True
+    uid: str = known["metadata"]["uid"]
+    return uid != job.uid
+
+
+async def _close(cluster: Cluster, job: JobReference, now: datetime) -> None:
+    caches = cluster.caches
+    pods = caches.pods.by_label(JOB_UID_LABEL, job.uid)
+    records = tuple(_records(caches.records.by_label(JOB_UID_LABEL, job.uid)))
+    views = await views_of(cluster, pods, now)
+    cards = tuple(cluster.rate_cards())
+    closing = close_books(job, records, views, cards, now, cluster.settings.namespace)
+    for record in closing.records:
+        await write(cluster, record)
+    for pod in pods:
+        if pod["metadata"]["uid"] in closing.free:
+            await let_go(cluster, pod)
+        else:
+            await stop(cluster, pod, _GRACE_SECONDS)
+    cluster.memory.forget(job.uid)
