@@ -160,6 +160,23 @@ def test_what_ignores_sigterm_is_killed_when_the_grace_is_over(
     wait_until(lambda: ended(gang))
     assert exit_codes(gang) == [75, 137]
     assert state(gang.pods()[1])["terminated"]["reason"] == "Error"
+    # Their end is reported and their objects deleted for good: but for the finalizer.
+    assert len(gang.pods()) == 2
+    gang.forget()
+    wait_until(lambda: gang.pods() == [])
+
+
+def test_a_step_that_ignores_sigterm_goes_on_until_it_is_killed(
+    cluster: Cluster, namespace: str, kubelet: SimulatedKubelet
+) -> None:
+    fault = IgnoreSigterm(step=Step.PREPARE)
+    kubelet.play(namespace, Script(prepare_seconds=3600, faults=(fault,)))
+    gang = make_gang(cluster, namespace, Step.PREPARE, workers=1, gpus=0)
+    gang.release()
+    wait_until(lambda: running(gang))
+    gang.stop(grace_seconds=1)
+    wait_until(lambda: ended(gang))
+    assert exit_codes(gang) == [137]
 
 
 def test_a_worker_killed_for_its_memory_leaves_its_peer_without_steps(
