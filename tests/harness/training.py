@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from harness.processes import end_with_parent, free_port
 from harness.trainer import a_run, an_environment
 
 # Guards against a hang alone: a shared machine may be slow, and that fails no test.
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Pod:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/progress") as reply:
                 return Progress.model_validate_json(reply.read())
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, HTTPException):
+            # The last: it ended in the middle of its reply.
             return None
 
     def metrics(self) -> str:
@@ -93,7 +95,8 @@ class Pod:
 
     def ranks(self) -> list[int]:
         """Process ids of the ranks that run, in the order of their ranks."""
-        return sorted(pid for pid, parent in running_processes().items() if parent == self.pid)
+        children = [pid for pid, parent in running_processes().items() if parent == self.pid]
+        return sorted(children, key=rank_of)
 
     @property
     def pid(self) -> int:
@@ -103,6 +106,15 @@ class Pod:
         """Wait for the end: exit code and termination message."""
         code = self.process.wait(PATIENCE_SECONDS)
         return code, Termination.model_validate_json(self.termination_file.read_bytes())
+
+
+def rank_of(pid: int) -> int:
+    """The rank that a process was started as; the highest of all for one that has just ended."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return sys.maxsize
+    return next((int(one[5:]) for one in variables if one.startswith(b"RANK=")), sys.maxsize)
 
 
 def running_processes() -> dict[int, int]:

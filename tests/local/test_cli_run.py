@@ -36,9 +36,10 @@ from finetune_operator.local.workspace import Workspace
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="local runs need Linux")
 
 # Only keeps a broken test from hanging.
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 3600
 PRICE_PER_HOUR = Decimal("0.36")
-GRACE_SECONDS = 60
+# Longer than any machine takes to save; the budget below holds it back.
+GRACE_SECONDS = 600
 # What a gang may run for under the limit below: longer than it takes to start and to save once.
 BUDGETED_SECONDS = 60
 
@@ -121,15 +122,18 @@ class Place:
         ]
 
     @contextmanager
-    def frozen(self, run: subprocess.Popen[str], *, may_end: bool = False) -> Iterator[None]:
-        """Halt the training just past its next checkpoint, so that no speed outruns the test."""
+    def frozen(self, run: subprocess.Popen[str], *, may_end: bool = False) -> Iterator[list[int]]:
+        """Halt the training just past its next checkpoint, so that no speed outruns the test.
+
+        Gives the processes that are halted.
+        """
         before = self.checkpoints()
         eventually(run, lambda: self.checkpoints() - before, may_end=may_end)
         ranks = self.ranks()
         assert ranks or may_end
         tell(ranks, signal.SIGSTOP)
         try:
-            yield
+            yield ranks
         finally:
             tell(ranks, signal.SIGCONT)
 
@@ -211,6 +215,16 @@ def tell(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def asked_to_stop(pid: int) -> bool:
+    """Whether a halted process has a SIGTERM waiting for it; one that is gone needs none."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    (waiting,) = (line.split()[1] for line in lines if line.startswith("ShdPnd:"))
+    return bool(int(waiting, 16) & 1 << (signal.SIGTERM - 1))
 
 
 def eventually(
@@ -333,9 +347,9 @@ def killed_rank(a_place: Callable[[str], Place]) -> Finished:
     """A job one of whose ranks got SIGKILL in the middle of training."""
     place = a_place("killed-rank")
     run = place.start()
-    eventually(run, lambda: len(place.checkpoints()) > 1)
-    (rank,) = place.ranks(rank=1)
-    os.kill(rank, signal.SIGKILL)
+    with place.frozen(run):
+        (rank,) = place.ranks(rank=1)
+        os.kill(rank, signal.SIGKILL)
     return Finished(place=place, end=place.ended(run))
 
 
@@ -373,9 +387,11 @@ class Disturbed:
 def disturbed(a_place: Callable[[str], Place]) -> Disturbed:
     place = a_place("disturbed")
     run = place.start()
-    with place.frozen(run):
+    with place.frozen(run) as ranks:
         beside = place.run()
         run.send_signal(signal.SIGINT)
+        # Let go before, it might be through with its training when the request arrives.
+        eventually(run, lambda: all(map(asked_to_stop, ranks)))
     interrupted = place.ended(run)
 
     spec = place.spec
@@ -392,13 +408,10 @@ def disturbed(a_place: Callable[[str], Place]) -> Disturbed:
     seconds = GRACE_SECONDS + BUDGETED_SECONDS
     limit = Decimal(cost.spent) + PRICE_PER_HOUR * 2 * seconds / 3600
     place.spec = {**spec, "budget": {"maxCost": f"{limit:.9f}"}}
-    stopped = set(place.workspace.attempts.glob("*/*/stop.json"))
     run = place.start()
     # On a slow machine the limit may be reached before another checkpoint is.
-    with place.frozen(run, may_end=True):
-        eventually(
-            run, lambda: set(place.workspace.attempts.glob("*/*/stop.json")) - stopped, may_end=True
-        )
+    with place.frozen(run, may_end=True) as ranks:
+        eventually(run, lambda: all(map(asked_to_stop, ranks)), may_end=True)
     over_budget = place.ended(run)
 
     place.spec = spec
