@@ -191,6 +191,18 @@ async def test_a_lease_that_somebody_else_took_is_not_released_for_them(
     assert (await spec_of(client, namespace))["holderIdentity"] == "second"
 
 
+async def test_a_holder_that_finds_another_name_in_the_lease_stops_and_lets_it_be(
+    client: KubeClient, namespace: str
+) -> None:
+    first = a_lease(client, namespace, "first", LONG)
+    await first.acquire()
+    await client.patch_merge(LEASES, NAME, namespace, {"spec": {"holderIdentity": "second"}})
+    async with asyncio.timeout(GIVE_UP_SECONDS):
+        await first.keep()
+    assert not first.held.is_set()
+    assert (await spec_of(client, namespace))["holderIdentity"] == "second"
+
+
 async def test_a_holder_that_starts_again_under_its_name_goes_on(
     client: KubeClient, namespace: str
 ) -> None:
