@@ -94,7 +94,7 @@ def _parse(content: bytes, step: Step) -> StoredReport | None:
 
 
 def _unnamed(content: bytes) -> ReportRef:
-    return ReportRef(path="", digest=_digest(content))
+    return ReportRef(path=REPORT_KEY, digest=_digest(content))
 
 
 def _digest(content: bytes) -> str:
