@@ -155,6 +155,6 @@ def _conditions(life: Life) -> list[Object]:
 
 
 def _condition(kind: str, *, holds: bool, otherwise: str = "", told: str = "") -> Object:
-    condition: Object = {"type": kind, "status": "True" if holds else "False"}
     reason = told if holds else otherwise
-    return {**condition, "reason": reason} if reason else condition
+    # In a patch, null takes away what was said before.
+    return {"type": kind, "status": "True" if holds else "False", "reason": reason or None}
