@@ -114,7 +114,8 @@ def test_the_first_annotation_and_the_last_finalizer_are_no_exception(
     bare["metadata"].pop("annotations")
     bare["spec"]["schedulingGates"].pop(0)
     pod = created(guarded, bare)
-    released = add("/metadata/annotations", {"finetune.dev/attempt": "1"})
+    stamps = {"finetune.dev/attempt": "1", "finetune.dev/released-at": "2026-03-02T08:00:00Z"}
+    released = add("/metadata/annotations", stamps)
     assert patched(guarded, pod, released + remove("/spec/schedulingGates")) == ""
     assert patched(guarded, pod, remove("/metadata/finalizers")) == ""
 
