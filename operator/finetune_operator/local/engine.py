@@ -24,10 +24,10 @@ from finetune_operator.cost.pods import PodView
 from finetune_operator.engine import EngineError
 from finetune_operator.local import gang, podfiles
 from finetune_operator.local.podfiles import Launch
-from finetune_operator.trainerport import pull_progress
 from finetune_operator.local.reports import read_report
 from finetune_operator.local.views import Orphans, view
 from finetune_operator.local.workspace import State, Workspace, storage_reason
+from finetune_operator.trainerport import pull_progress
 
 TRAINER = (sys.executable, "-m", "finetune_trainer")
 _HURRIED_GRACE_SECONDS = 5.0
