@@ -64,10 +64,14 @@ class Memory:
     created: dict[tuple[str, int], datetime] = field(default_factory=dict)
     """When an attempt's Job was last asked for."""
 
+    looked: dict[str, datetime] = field(default_factory=dict)
+    """When a job's pods were last listed, all that are recorded among them."""
+
     def forget(self, uid: str) -> None:
         """Let go of a job that is gone."""
         self.progress.pop(uid, None)
         self.reports.pop(uid, None)
+        self.looked.pop(uid, None)
         for key in [key for key in self.created if key[0] == uid]:
             del self.created[key]
 

@@ -90,10 +90,10 @@ class KubeEngine:
     async def look(self) -> Observed:
         """Gather the job's pods, records, reports and progress."""
         cluster, job, now = self._cluster, self.job, self._clock()
-        self._pods = await look.raw_pods(cluster, job)
         stored = records.of_job(cluster, job.metadata.uid)
+        self._pods = await look.raw_pods(cluster, job, stored)
         views = await look.views_of(cluster, self._pods, now, look.node_lost(job))
-        views += look.vanished_of(stored, views, now)
+        views += look.vanished_of(cluster, job, stored, views, now)
         await self._listen(views, now)
         progress = cluster.memory.progress.get(job.metadata.uid)
         return Observed(

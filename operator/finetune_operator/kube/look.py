@@ -12,6 +12,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.phases import TERMINAL
 from finetune_api.report import Step
 from finetune_api.status import AttemptStatus
+from finetune_api.times import parse_time
 from finetune_api.usage import UsageRecord
 from finetune_operator.core.observed import EngineFacts
 from finetune_operator.cost.orphans import vanished
@@ -39,11 +40,13 @@ _NODE_LOST = timedelta(minutes=5)
 _BLOCKED_AFTER = timedelta(seconds=3)
 
 
-async def raw_pods(cluster: Cluster, job: FineTuneJob) -> tuple[Json, ...]:
+async def raw_pods(
+    cluster: Cluster, job: FineTuneJob, records: Iterable[UsageRecord]
+) -> tuple[Json, ...]:
     """The job's pods; from the API server where much depends on it."""
     cache, uid = cluster.caches.pods, job.metadata.uid
-    known = tuple(cache.by_label(JOB_UID_LABEL, uid))
-    if not _must_be_sure(job, known):
+    known = cache.by_label(JOB_UID_LABEL, uid)
+    if not _must_be_sure(job, known, records):
         return known
     namespace = job.metadata.namespace
     listing = await cluster.client.list(PODS, namespace, label_selector=job_selector(uid))
@@ -52,11 +55,21 @@ async def raw_pods(cluster: Cluster, job: FineTuneJob) -> tuple[Json, ...]:
     return tuple(listing.items)
 
 
-def _must_be_sure(job: FineTuneJob, known: Sequence[Json]) -> bool:
+def _must_be_sure(job: FineTuneJob, known: Sequence[Json], records: Iterable[UsageRecord]) -> bool:
+    """Whether an attempt may be released or ended by what the pods are now."""
     row = _running(job)
     if row is None:
         return False
-    return row.state != "Running" or not known or any(not _runs(pod) for pod in known)
+    if row.state != "Running" or not all(
+        _runs(pod) for pod in known if attempt_of(pod) == row.number
+    ):
+        return True
+    uids = {pod["metadata"]["uid"] for pod in known}
+    return any(
+        entry.until is None and entry.pod_uid not in uids
+        for record in records
+        for entry in record.spec.entries
+    )
 
 
 def _running(job: FineTuneJob) -> AttemptStatus | None:
@@ -89,11 +102,23 @@ async def views_of(
 
 
 def vanished_of(
-    records: Iterable[UsageRecord], views: Iterable[PodView], now: datetime
+    cluster: Cluster,
+    job: FineTuneJob,
+    records: Iterable[UsageRecord],
+    views: Iterable[PodView],
+    now: datetime,
 ) -> tuple[PodView, ...]:
     """Pods that are recorded as holding something and are gone without a trace."""
     uids = {view.uid for view in views}
-    return tuple(view for record in records for view in vanished(record, uids, now))
+    memory, uid = cluster.memory.looked, job.metadata.uid
+    written = job.status.last_update_time if job.status else None
+    seen = memory.get(uid) or (parse_time(written) if written else None)
+    gone = tuple(
+        view for record in records for view in vanished(record, uids, now, last_seen_at=seen)
+    )
+    if not gone:
+        memory[uid] = now
+    return gone
 
 
 async def _node(cluster: Cluster, name: str | None) -> Json | None:

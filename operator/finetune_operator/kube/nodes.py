@@ -16,9 +16,7 @@ class NodeLife:
     gone: bool = False
     """Its object was deleted."""
     lost_at: datetime | None = None
-    """Since when it isn't ready."""
-    last_seen_at: datetime | None = None
-    """Its kubelet's last word."""
+    """Since when it isn't ready: its kubelet's last word came at most a grace before."""
 
 
 def life_of(node: Mapping[str, Any] | None) -> NodeLife:
@@ -32,12 +30,6 @@ def life_of(node: Mapping[str, Any] | None) -> NodeLife:
     ready = next((one for one in conditions if one["type"] == "Ready"), None)
     if ready is None or ready["status"] == "True":
         return NodeLife(ready=True)
-    return NodeLife(
-        ready=False,
-        lost_at=_moment(ready.get("lastTransitionTime")),
-        last_seen_at=_moment(ready.get("lastHeartbeatTime")),
-    )
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else parse_time(text)
+    # Not the condition's heartbeat: kubelets renew that every five minutes, and a Lease instead.
+    since = ready.get("lastTransitionTime")
+    return NodeLife(ready=False, lost_at=None if since is None else parse_time(since))

@@ -40,13 +40,13 @@ async def sweep(cluster: Cluster, now: datetime) -> None:
 
 
 def _owed(cluster: Cluster) -> Iterator[JobReference]:
-    """Jobs that something is still owed to: a pod with our finalizer, or an open record."""
+    """Jobs that something is still owed to: a pod with our finalizer, or an unfinished record."""
     watched = cluster.settings.watch_namespaces
     for pod in cluster.caches.pods.items():
         if POD_FINALIZER in pod["metadata"].get("finalizers", []):
             yield _owner(pod)
     for record in _records(cluster.caches.records.items()):
-        if not record.spec.sealed and (not watched or record.spec.job.namespace in watched):
+        if not record.spec.lost_settled and (not watched or record.spec.job.namespace in watched):
             yield record.spec.job
 
 

@@ -89,7 +89,7 @@ def pod_view(pod: Json, node: Json | None, now: datetime, node_lost: timedelta) 
         finished_at=end.at if end else None,
         end_evidence=end.evidence if end else None,
         confirmed=end.confirmed if end else life is None or life.ready,
-        last_seen_at=life.last_seen_at if life is not None and not life.ready else None,
+        last_seen_at=life.lost_at if life is not None else None,
         exit_code=None if unknown else terminated.get("exitCode"),
         ended_as=terminated.get("reason"),
         last_words=message[-_LAST_WORDS:] if termination is None else "",
@@ -155,8 +155,7 @@ def _end(
     if life.gone:
         return _End(at=now, evidence=EndEvidence.NODE_GONE, confirmed=False)
     if not life.ready and life.lost_at is not None and now - life.lost_at >= node_lost:
-        seen = max(bound_at, life.last_seen_at or life.lost_at)
-        return _End(at=seen, evidence=EndEvidence.NODE_GONE, confirmed=False)
+        return _End(at=max(bound_at, life.lost_at), evidence=EndEvidence.NODE_GONE, confirmed=False)
     return None
 
 
