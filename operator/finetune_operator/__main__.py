@@ -79,7 +79,10 @@ def crd_yaml(resource: Resource) -> str:
 def generated_files() -> dict[Path, str]:
     """Every generated file, by its path in the checkout."""
     files = {Path("crds") / f"{resource.name}.yaml": crd_yaml(resource) for resource in RESOURCES}
-    files[Path("docs/reference.md")] = reference_page()
+    # Imported here: it loads a Kubernetes client, which the other commands don't need.
+    from finetune_operator.runtime.reference import operator_reference
+
+    files[Path("docs/reference.md")] = reference_page() + operator_reference()
     return files
 
 
