@@ -162,6 +162,9 @@ class Failure(Contract):
     failure_class: FailureClass
     message: Text
     rank: Rank | None = None
+    by_peer: Annotated[bool, Field(description="It only noticed the death of another rank.")] = (
+        False
+    )
     traceback: Annotated[str, Field(max_length=2400, description="The last lines, for people.")] = (
         ""
     )

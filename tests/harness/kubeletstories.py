@@ -69,7 +69,9 @@ async def _train(process: Process, run: Run, script: Script, workspace: Workspac
             checkpoint=training.best.path,
         )
     elif code is ExitCode.INTERNAL:
-        failure = Failure(failure_class=FailureClass.UNKNOWN, message="a peer was lost")
+        failure = Failure(
+            failure_class=FailureClass.UNKNOWN, message="a peer was lost", by_peer=True
+        )
     marks = {"marks": training.marks()} if process.worker == 0 else {}
     message = _termination(process, run, code, train=result, failure=failure, **marks)
     return Ending(exit_code=code, message=message)

@@ -302,7 +302,9 @@ class ScriptedEngine:
         if told is not None and told.failure is not None:
             failure = Failure(failure_class=told.failure, message=f"{told.failure} as scripted")
         elif code == 70:
-            failure = Failure(failure_class=FailureClass.UNKNOWN, message="a peer was lost")
+            failure = Failure(
+                failure_class=FailureClass.UNKNOWN, message="a peer was lost", by_peer=True
+            )
         train = None
         report = None
         if code == 0 and step is Step.TRAIN:

@@ -80,8 +80,8 @@ class OutOfMemoryError(RuntimeError):
 def test_an_error_has_one_meaning(
     error: Exception, failure_class: FailureClass, exit_code: ExitCode, *, by_peer: bool
 ) -> None:
-    failure, code, echo = failure_of(error, 3)
-    assert (failure.failure_class, code, echo) == (failure_class, exit_code, by_peer)
+    failure, code = failure_of(error, 3)
+    assert (failure.failure_class, code, failure.by_peer) == (failure_class, exit_code, by_peer)
     assert failure.rank == 3
 
 
@@ -105,8 +105,8 @@ try:
         time.sleep(600)
     dist.group.WORLD.allreduce([torch.ones(1)], options).wait()
 except RuntimeError as error:
-    failure, _, by_peer = failure_of(error, rank)
-    print(failure.failure_class, by_peer)
+    failure, _ = failure_of(error, rank)
+    print(failure.failure_class, failure.by_peer)
 """
 
 
@@ -150,9 +150,11 @@ def an_end(
     word = Failed(
         at=at,
         exit_code=returncode,
-        by_peer=by_peer,
         failure=Failure(
-            failure_class=FailureClass.DATA_ERROR, message=f"rank {rank} said", rank=rank
+            failure_class=FailureClass.DATA_ERROR,
+            message=f"rank {rank} said",
+            rank=rank,
+            by_peer=by_peer,
         ),
     )
     return RankEnd(

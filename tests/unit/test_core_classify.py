@@ -13,12 +13,17 @@ from harness.scripted import START, placement
 
 
 def ended(
-    worker: int, code: int | None, *, at: int = 10, told: FailureClass | None = None
+    worker: int,
+    code: int | None,
+    *,
+    at: int = 10,
+    told: FailureClass | None = None,
+    by_peer: bool = False,
 ) -> PodView:
     """A pod that ended so many seconds after the start."""
-    failure = Failure(failure_class=told, message="as told", rank=worker) if told else None
     termination = None
-    if failure is not None:
+    if told is not None:
+        failure = Failure(failure_class=told, message="as told", rank=worker, by_peer=by_peer)
         termination = Termination(
             step=Step.TRAIN, attempt=2, worker=worker, exit_code=code or 0, failure=failure
         )
@@ -70,6 +75,17 @@ def ended(
             "DeviceOOM",
             1,
         ),
+        (
+            [
+                ended(0, 70, at=10, told=FailureClass.UNKNOWN, by_peer=True),
+                ended(1, 71, at=10, told=FailureClass.DEVICE_OOM),
+            ],
+            None,
+            "DeviceOOM",
+            1,
+        ),
+        ([ended(0, 70, told=FailureClass.UNKNOWN, by_peer=True)], None, "Unknown", 0),
+        ([replace(ended(0, 137), ended_as="OOMKilled"), ended(1, 75)], None, "HostOOM", None),
         (
             [ended(0, 70, at=9), replace(ended(1, 143), disrupted="EvictionByEvictionAPI")],
             None,

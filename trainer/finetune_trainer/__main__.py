@@ -107,7 +107,7 @@ def _content_of(environment: RankEnvironment, report: ReportRef) -> bytes:
 
 def _failure(error: Exception) -> tuple[Failure, int]:
     """What the error means. One that nobody foresaw may quote a row, so only its type is told."""
-    failure, exit_code, _ = failure_of(error, None)
+    failure, exit_code = failure_of(error, None)
     if isinstance(error, TrainerError) or failure.failure_class is not FailureClass.UNKNOWN:
         return failure, exit_code
     frames = traceback.extract_tb(error.__traceback__)[-_TRACEBACK_FRAMES:]

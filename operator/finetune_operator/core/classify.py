@@ -1,7 +1,7 @@
 """Why an attempt ended: from its pods' ends to one outcome. Asked once per attempt.
 
 Order of evidence: any pod's disruption, then the earliest pod that ended neither with 0 nor with
-75, then its reason. 137 alone is no out-of-memory: a kill looks the same.
+75 and did not only lose a peer, then its reason. 137 alone is no out-of-memory: a kill looks the same.
 """
 
 from collections.abc import Sequence
@@ -79,7 +79,13 @@ def _by_evidence(pods: Sequence[PodView]) -> Outcome:
     failed = [pod for pod in pods if pod.exit_code not in (ExitCode.DONE, ExitCode.STOPPED)]
     if not failed:
         return Outcome(reason=STOPPED, message=_stop_message(pods))
-    return _failure_of(min(failed, key=lambda pod: (pod.finished_at or _NEVER, pod.worker)))
+    return _failure_of(min(failed, key=_order))
+
+
+def _order(pod: PodView) -> tuple[bool, datetime, int]:
+    """The first to fail by itself; moments are whole seconds, in which the others may follow."""
+    told = pod.termination.failure if pod.termination else None
+    return told is not None and told.by_peer, pod.finished_at or _NEVER, pod.worker
 
 
 def _failure_of(pod: PodView) -> Outcome:

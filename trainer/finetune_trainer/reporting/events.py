@@ -76,14 +76,12 @@ class Finished(Contract):
 class Failed(Contract):
     """The rank ends with an error.
 
-    ``by_peer`` says that it only noticed the death of another one; ``at`` is seconds of the
-    machine's monotonic clock, comparable among the ranks of one pod.
+    ``at`` is seconds of the machine's monotonic clock, comparable among the ranks of one pod.
     """
 
     kind: Literal["failed"] = "failed"
     at: float
     exit_code: int
-    by_peer: bool
     failure: Failure
 
 

@@ -56,8 +56,8 @@ _HANG_WORDS = (
 )
 
 
-def failure_of(error: BaseException, rank: int | None) -> tuple[Failure, ExitCode, bool]:
-    """The failure that an exception is, its exit code, and whether only a peer's death shows."""
+def failure_of(error: BaseException, rank: int | None) -> tuple[Failure, ExitCode]:
+    """The failure that an exception is, and its exit code."""
     failure_class, exit_code, by_peer = _meaning(error)
     text = str(error) if isinstance(error, TrainerError) else f"{type(error).__name__}: {error}"
     lines = "" if isinstance(error, TrainerError) else _tail_of(error)
@@ -65,9 +65,10 @@ def failure_of(error: BaseException, rank: int | None) -> tuple[Failure, ExitCod
         failure_class=failure_class,
         message=text[:_MESSAGE_LIMIT],
         rank=rank,
+        by_peer=by_peer,
         traceback=lines,
     )
-    return failure, exit_code, by_peer
+    return failure, exit_code
 
 
 def failure_of_death(

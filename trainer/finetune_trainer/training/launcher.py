@@ -52,7 +52,7 @@ def main(environment: RankEnvironment, run: Run) -> int:
         with serving(listen, progress_pages(log)):
             end = _train(environment, run, log, stop)
     except (TrainerError, OSError) as error:
-        failure, exit_code, _ = failure_of(error, None)
+        failure, exit_code = failure_of(error, None)
         end = PodEnd(exit_code, failure)
     _leave_word(environment, end, log)
     return end.exit_code

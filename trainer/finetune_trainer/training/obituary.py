@@ -45,5 +45,5 @@ def ended_in_order(end: RankEnd) -> bool:
 
 
 def _order(end: RankEnd) -> tuple[bool, float]:
-    by_peer = end.told is not None and end.told.by_peer
+    by_peer = end.told is not None and end.told.failure.by_peer
     return by_peer, end.told.at if end.told else end.at

@@ -60,10 +60,8 @@ def _run(channel: Channel, stop: StopRequest) -> int:
 
         return train(environment, run, place, stop, say)
     except Exception as error:  # noqa: BLE001  # the process's edge
-        failure, exit_code, by_peer = failure_of(error, place.rank)
-        channel.send(
-            Failed(at=time.monotonic(), exit_code=exit_code, by_peer=by_peer, failure=failure)
-        )
+        failure, exit_code = failure_of(error, place.rank)
+        channel.send(Failed(at=time.monotonic(), exit_code=exit_code, failure=failure))
         return exit_code
 
 
