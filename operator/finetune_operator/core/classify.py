@@ -1,7 +1,8 @@
 """Why an attempt ended: from its pods' ends to one outcome. Asked once per attempt.
 
 Order of evidence: any pod's disruption, then the earliest pod that ended neither with 0 nor with
-75 and did not only lose a peer, then its reason. 137 alone is no out-of-memory: a kill looks the same.
+75 and did not only lose a peer, then its reason. 137 alone is no out-of-memory: a kill looks the
+same.
 """
 
 from collections.abc import Sequence

@@ -105,7 +105,7 @@ class _Operator:
         except EngineError:
             _log.exception("the cluster can't be listed")
             return 1
-        handlers = watches.registry(self._caches, self._metrics, self._queue.add, self._wake_all)
+        handlers = watches.registry(cluster, self._metrics, self._queue.add, self._wake_all)
         started, end = asyncio.Event(), asyncio.Event()
         running = [
             asyncio.create_task(coroutine, name=name)

@@ -13,7 +13,7 @@ import kopf
 
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cache import Cache
-from finetune_operator.kube.cluster import Caches
+from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.names import GROUP, JOB_NAME_LABEL, MANAGED_SELECTOR, VERSION
 from finetune_operator.runtime.controller import JobKey
 from finetune_operator.runtime.metrics import OperatorMetrics
@@ -27,10 +27,11 @@ _SERVER_TIMEOUT = 300
 
 
 def registry(
-    caches: Caches, metrics: OperatorMetrics, wake: Wake, wake_all: Callable[[], None]
+    cluster: Cluster, metrics: OperatorMetrics, wake: Wake, wake_all: Callable[[], None]
 ) -> kopf.OperatorRegistry:
     """The handlers: one for each kind that decisions are made from."""
     handlers = kopf.OperatorRegistry()
+    caches = cluster.caches
 
     def noted(cache: Cache, event: kopf.RawEvent) -> Json:
         thing: Json = event["object"]
@@ -48,7 +49,10 @@ def registry(
 
     @kopf.on.event(GROUP, VERSION, "finetunejobs", registry=handlers)
     async def job(event: kopf.RawEvent, **_: Any) -> None:
-        wake(JobKey.of(noted(caches.jobs, event)))
+        thing = noted(caches.jobs, event)
+        if event["type"] == "DELETED":
+            cluster.memory.forget(thing["metadata"]["uid"])
+        wake(JobKey.of(thing))
 
     @kopf.on.event("v1", "pods", registry=handlers)
     async def pod(event: kopf.RawEvent, **_: Any) -> None:
