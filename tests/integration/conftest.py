@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from harness.cluster import Cluster, running_cluster
+from harness.installation import Installation, installed, make_claim
 from harness.kubelet import SimulatedKubelet, running_kubelet
 
 
@@ -31,3 +33,13 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     name = cluster.new_namespace()
     yield name
     cluster.clear(name)
+
+
+@pytest.fixture
+def installation(
+    cluster: Cluster, kubelet: SimulatedKubelet, namespace: str, tmp_path: Path
+) -> Iterator[Installation]:
+    """Install the operator's roles for a namespace with the claim that jobs read from."""
+    make_claim(cluster, namespace, "sources")
+    with installed(cluster, namespace, tmp_path) as made:
+        yield made

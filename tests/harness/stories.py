@@ -1,0 +1,66 @@
+"""What the stories of the operator on a cluster ask for, in their own words."""
+
+from __future__ import annotations
+
+from finetune_api.phases import ConditionType
+from finetune_api.report import Step
+from finetune_api.status import AttemptStatus, Condition, JobStatus
+from finetune_operator.core.conditions import find
+from finetune_operator.kube.names import POD_FINALIZER
+from harness.installation import Installation, held, metered
+from harness.kubelet import SimulatedKubelet
+
+COMPLETED = "Completed"
+
+
+def story(status: JobStatus) -> list[tuple[Step, str | None]]:
+    """Return the step of each attempt and how it ended, in their order."""
+    assert [row.number for row in status.attempts] == list(range(1, status.attempt + 1))
+    return [(row.step, row.reason) for row in status.attempts]
+
+
+def condition(status: JobStatus, kind: ConditionType) -> Condition:
+    """Return a condition that must be there."""
+    found = find(status.conditions, kind)
+    assert found is not None, status.conditions
+    return found
+
+
+def running(status: JobStatus, step: Step = Step.TRAIN) -> AttemptStatus | None:
+    """Return the attempt of a step that runs now."""
+    row = status.attempts[-1] if status.attempts else None
+    return row if row is not None and (row.step, row.state) == (step, "Running") else None
+
+
+def until_training(installation: Installation, name: str = "reviews") -> AttemptStatus:
+    """Return the training attempt that runs, once one does."""
+    row = running(installation.wait(name, lambda status: running(status) is not None))
+    assert row is not None
+    return row
+
+
+def assert_books_closed(installation: Installation, kubelet: SimulatedKubelet, uid: str) -> None:
+    """The job's records are final and say what the kubelet says; nothing of it holds a pod."""
+    records = installation.records(uid)
+    assert records
+    assert all(record.spec.sealed and record.spec.lost_settled for record in records)
+    assert metered(records) == held(kubelet, installation.namespace)
+    assert not kept_pods(installation)
+
+
+def kept_pods(installation: Installation) -> list[str]:
+    """Return the names of pods that carry our finalizer."""
+    return [
+        pod["metadata"]["name"]
+        for pod in installation.children("v1 pods")
+        if POD_FINALIZER in pod["metadata"].get("finalizers", [])
+    ]
+
+
+def events(installation: Installation, reason: str) -> list[str]:
+    """Return what was told of a job under a reason."""
+    return [
+        event["message"]
+        for event in installation.children("v1 events")
+        if (event["involvedObject"]["kind"], event["reason"]) == ("FineTuneJob", reason)
+    ]
