@@ -4,7 +4,7 @@
 write is bound to what was read: by uid, by resourceVersion, or by a name that is made only once.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -44,11 +44,9 @@ from finetune_operator.kube.resources import (
     NETWORK_POLICIES,
     PODS,
     SERVICES,
+    Json,
 )
 from finetune_operator.trainerport import pull_progress
-
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
 
 _CREATE_AGAIN_SECONDS = 10.0
 """A Job that was asked for is asked for again only after so long: its pods take a moment."""

@@ -1,16 +1,12 @@
 """The finalizer of a FineTuneJob: while it is there, records are still to be sealed."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import NotFoundError
 from finetune_operator.kube.names import JOB_FINALIZER
 from finetune_operator.kube.release import without_finalizer
-from finetune_operator.kube.resources import FINETUNE_JOBS
-
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
+from finetune_operator.kube.resources import FINETUNE_JOBS, Json
 
 
 def holds(job: Json) -> bool:

@@ -4,9 +4,8 @@ The cache is asked first. Where a decision could rest on a pod that is there or 
 is to be released, an attempt that is to be ended), the API server itself is asked.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from finetune_api.job import FineTuneJob
 from finetune_api.phases import TERMINAL
@@ -28,11 +27,8 @@ from finetune_operator.kube.names import (
     job_selector,
 )
 from finetune_operator.kube.placement import expected_placements
-from finetune_operator.kube.resources import EVENTS, NODES, PODS
+from finetune_operator.kube.resources import EVENTS, NODES, PODS, Json
 from finetune_operator.kube.views import pod_view
-
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
 
 _POLL_SECONDS = 5.0
 _NODE_LOST = timedelta(minutes=5)

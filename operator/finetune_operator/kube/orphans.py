@@ -5,9 +5,8 @@ took it away. Called by ``runtime`` once in a while.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from datetime import datetime
-from typing import Any
 
 from finetune_api.usage import JobReference, UsageRecord
 from finetune_operator.cost.orphans import close_books
@@ -18,10 +17,7 @@ from finetune_operator.kube.look import views_of
 from finetune_operator.kube.names import JOB_NAME_LABEL, POD_FINALIZER
 from finetune_operator.kube.pods import let_go, stop
 from finetune_operator.kube.records import write
-from finetune_operator.kube.resources import FINETUNE_JOBS
-
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
+from finetune_operator.kube.resources import FINETUNE_JOBS, Json
 
 _log = logging.getLogger(__name__)
 

@@ -3,16 +3,14 @@
 import math
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import CapacityType
 from finetune_api.report import Step
 from finetune_operator.cost.pods import Placement
 from finetune_operator.kube.names import GPU_PRODUCT_LABEL, GPU_RESOURCE, TRAINER_CONTAINER
-
-# An object as the API server sends it: JSON, whose fields are asked for by name.
-Json = Mapping[str, Any]
+from finetune_operator.kube.resources import Json
 
 _T = TypeVar("_T")
 

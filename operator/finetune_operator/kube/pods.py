@@ -1,16 +1,10 @@
 """The two things that are done to a pod once it runs: it is asked to end, and it is let go."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import ConflictError, NotFoundError
 from finetune_operator.kube.names import POD_FINALIZER
 from finetune_operator.kube.release import without_finalizer
-from finetune_operator.kube.resources import PODS
-
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
+from finetune_operator.kube.resources import PODS, Json
 
 
 async def stop(cluster: Cluster, pod: Json, grace_seconds: int) -> None:

@@ -4,7 +4,7 @@ What is decided from a cache is checked against the API server itself once more;
 pod by pod, each patch bound to the pod as it was read.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,8 @@ from finetune_operator.core.decision import ReleaseGang
 from finetune_operator.cost.pods import PodView
 from finetune_operator.engine import EngineError
 from finetune_operator.kube.names import ATTEMPT_ANNOTATION, GATE, RELEASED_AT_ANNOTATION
+from finetune_operator.kube.resources import Json
 
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
 Operation = dict[str, Any]
 
 

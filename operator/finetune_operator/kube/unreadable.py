@@ -1,8 +1,6 @@
 """A job that this version can't read: it says so in a condition and is left as it is."""
 
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -10,10 +8,7 @@ from finetune_api.phases import ConditionType, Reason
 from finetune_api.status import JobStatus
 from finetune_operator.core.conditions import with_condition
 from finetune_operator.kube.cluster import Cluster
-from finetune_operator.kube.resources import FINETUNE_JOBS
-
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
+from finetune_operator.kube.resources import FINETUNE_JOBS, Json
 
 
 async def tell(cluster: Cluster, raw: Json, problem: str, now: datetime) -> None:

@@ -4,10 +4,9 @@ Only what the API server says about a pod is used for money: its conditions and 
 states, written by scheduler and kubelet. Its own message says what it did, never how long.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -27,9 +26,7 @@ from finetune_operator.kube.names import (
 )
 from finetune_operator.kube.nodes import NodeLife, life_of
 from finetune_operator.kube.placement import placement_of
-
-# An object as the API server sends it: JSON, whose fields are asked for by name.
-Json = Mapping[str, Any]
+from finetune_operator.kube.resources import Json
 
 _INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _LAST_WORDS = 2000

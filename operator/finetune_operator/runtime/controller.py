@@ -5,19 +5,16 @@ tried again later.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from finetune_api.phases import TERMINAL
 from finetune_operator.engine import step
 from finetune_operator.kube import finalizers, unreadable
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.engine import KubeEngine, UnreadableJobError
-
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
+from finetune_operator.kube.resources import Json
 
 _log = logging.getLogger(__name__)
 

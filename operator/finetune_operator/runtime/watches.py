@@ -6,7 +6,7 @@ and indices are not used (they are driven by edges, and annotate what they see).
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Any
 
 import kopf
@@ -15,11 +15,10 @@ from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cache import Cache
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.names import GROUP, JOB_NAME_LABEL, MANAGED_SELECTOR, VERSION
+from finetune_operator.kube.resources import Json
 from finetune_operator.runtime.controller import JobKey
 from finetune_operator.runtime.metrics import OperatorMetrics
 
-# Objects as the API server sends them.
-Json = Mapping[str, Any]
 Wake = Callable[[JobKey], None]
 
 _SERVER_TIMEOUT = 300
