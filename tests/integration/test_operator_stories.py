@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.phases import ConditionType, Phase, Reason
 from finetune_api.report import ExitCode, FailureClass, Step
-from harness.installation import IMAGE, Installation, a_job, training
+from harness.installation import IMAGE, Installation, a_job, metered, training
 from harness.kubelet import SimulatedKubelet
 from harness.kubeletscript import Evict, Fault, ImagePullFailure, Kill, Script
 from harness.stories import (
@@ -203,7 +203,11 @@ def test_an_image_that_can_not_be_had_gives_the_devices_back_and_is_charged(
     assert status.charged_failures == 1
     assert status.attempts[1].message is not None
     assert "ImagePullBackOff" in status.attempts[1].message
-    assert_books_closed(installation, kubelet, uid)
+    (waited,) = [one for one in training(kubelet, installation.namespace, 2) if not one.started]
+    assert waited.finished is not None
+    since, until = metered(installation.records(uid))[waited.uid]
+    assert since == waited.bound
+    assert waited.finished <= until <= training(kubelet, installation.namespace, 3)[0].bound
 
 
 def test_a_gang_that_does_not_fit_gives_its_devices_back_and_is_not_charged(

@@ -161,6 +161,21 @@ def test_a_phase_alone_is_an_end_by_the_disruption_that_caused_it() -> None:
     assert view.exit_code is None
 
 
+def test_a_pod_that_never_started_held_its_devices_until_its_phase_was_final() -> None:
+    pod = APod().bound().condition("Ready", "False", lastTransitionTime=at(3))
+    pod.status["phase"] = "Failed"
+    pod.container({"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}})
+    assert pod.view(a_node()).finished_at == moment(3)
+    pod.metadata["managedFields"] = [
+        {"time": at(10), "fieldsV1": {"f:metadata": {}}},
+        {"subresource": "status", "time": at(2), "fieldsV1": {"f:status": {"f:conditions": {}}}},
+        {"subresource": "status", "time": at(7), "fieldsV1": {"f:status": {"f:phase": {}}}},
+    ]
+    view = pod.view(a_node())
+    assert (view.finished_at, view.end_evidence) == (moment(7), EndEvidence.LAST_SEEN)
+    assert not view.confirmed
+
+
 def test_an_end_that_the_kubelet_made_up_has_no_exit_code() -> None:
     view = APod().ended(137, reason="ContainerStatusUnknown", finishedAt=None).view(a_node())
     assert (view.exit_code, view.live, view.confirmed) == (None, False, False)

@@ -174,11 +174,23 @@ def _terminal_end(pod: Json, bound_at: datetime) -> _End:
     if disruption is not None and disruption.get("lastTransitionTime"):
         at = parse_time(disruption["lastTransitionTime"])
         return _End(at=max(bound_at, at), evidence=EndEvidence.DISRUPTION, confirmed=False)
-    # Set to its phase from outside, without a container that could say when: the newest sign.
+    # No container could say when: one that never started, or a phase set from outside. The devices
+    # were free from the word that it had ended, if that is known, else from the newest sign.
+    told = _phase_told_at(pod)
     moments = [one.get("lastTransitionTime") for one in _conditions(pod)]
     moments += [end for end in ends if end]
-    at = max([bound_at, *(parse_time(moment) for moment in moments if moment)])
+    signs = [parse_time(moment) for moment in moments if moment]
+    at = max([bound_at, told] if told is not None else [bound_at, *signs])
     return _End(at=at, evidence=EndEvidence.LAST_SEEN, confirmed=False)
+
+
+def _phase_told_at(pod: Json) -> datetime | None:
+    """When its phase was written, by the API server's own clock and account of who wrote what."""
+    for written in pod["metadata"].get("managedFields", []):
+        fields = written.get("fieldsV1", {}).get("f:status", {})
+        if written.get("subresource") == "status" and "f:phase" in fields:
+            return _moment(written.get("time"))
+    return None
 
 
 def _disruption(pod: Json) -> str | None:
