@@ -99,6 +99,7 @@ class World:
     missed_reports: int = 0
     """Reports that are lost before one is received."""
     blocked: str | None = None
+    ahead: str | None = None
     now: datetime = START
     gangs: dict[int, Gang] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
@@ -257,6 +258,7 @@ class ScriptedEngine:
             progress=self._progress(gangs),
             reports=tuple(self._reports()),
             blocked=world.blocked,
+            ahead=world.ahead,
             interrupted=world.interrupted,
             smoke=world.smoke,
         )

@@ -506,3 +506,14 @@ async def test_a_released_gang_is_bounded_by_what_is_left_of_each_limit() -> Non
     free = World(job=a_job())
     await drive(free)
     assert {gang.deadline_seconds for gang in free.gangs.values()} == {None}
+
+
+async def test_a_gang_waits_while_another_one_gets_its_devices() -> None:
+    world = World(job=a_job(), ahead="team-b/other")
+    decision = await drive(world, until=lambda d: "team-b/other" in (d.status.message or ""))
+    assert world.gangs[1].released_at is None
+    assert decision.status.phase is Phase.PREPARING
+    world.ahead = None
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE

@@ -41,6 +41,8 @@ class GangStep:
     """Something of it is on the way: look again soon."""
     blocked: str = ""
     """Why the next attempt's pods don't come, if they don't."""
+    ahead: str = ""
+    """The job whose gang is placed before this one, if there is one."""
 
 
 def advance(situation: Situation, finding: Finding | None) -> GangStep:
@@ -62,6 +64,9 @@ def _with_running(
     if attempt.state == "Starting" and not all(pod.released for pod in pods):
         if finding is not None or not _persisted(situation, attempt):
             return GangStep(status=situation.status, busy=finding is None)
+        ahead = situation.observed.ahead
+        if ahead is not None and not any(pod.released for pod in pods):
+            return GangStep(status=situation.status, busy=True, ahead=ahead)
         release = ReleaseGang(
             step=attempt.step, attempt=attempt.number, deadline_seconds=_deadline(situation)
         )

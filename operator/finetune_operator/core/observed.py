@@ -74,6 +74,8 @@ class Observed:
     """What the schema's rules found in the manifest, all of it."""
     blocked: str | None = None
     """Why the pods of the next attempt don't come, in the cluster's words."""
+    ahead: str | None = None
+    """Another job, whose gang is to get its devices before this one is let go."""
     interrupted: bool = False
     """The person at a local run asked it to stop (Ctrl-C)."""
     smoke: bool = False

@@ -47,7 +47,7 @@ def apply_finding(situation: Situation, gangs: GangStep, finding: Finding | None
     row = status.attempts[-1] if status.attempts else None
     running = row is not None and row.state != "Ended"
     if finding is None:
-        return _proceeding(situation, status, gangs.blocked)
+        return _proceeding(situation, status, gangs)
     told = {"reason": str(finding.reason) or status.reason, "message": finding.message[:1024]}
     match finding.verdict:
         case Verdict.REST:
@@ -86,7 +86,7 @@ def _over(situation: Situation, status: JobStatus, finding: Finding) -> JobStatu
     )
 
 
-def _proceeding(situation: Situation, status: JobStatus, blocked: str) -> JobStatus:
+def _proceeding(situation: Situation, status: JobStatus, gangs: GangStep) -> JobStatus:
     row = status.attempts[-1] if status.attempts else None
     if is_true(status.conditions, ConditionType.SUSPENDED):
         status = _set(
@@ -94,8 +94,9 @@ def _proceeding(situation: Situation, status: JobStatus, blocked: str) -> JobSta
         )
     if row is None or row.state == "Ended":
         reason, message = Reason.STARTING, "The next step starts."
-        if blocked:
-            reason, message = Reason.GANG_BLOCKED, f"The next step's pods don't come: {blocked}"
+        if gangs.blocked:
+            reason = Reason.GANG_BLOCKED
+            message = f"The next step's pods don't come: {gangs.blocked}"
         return _not_running(situation, status, reason, message).model_copy(
             update={"reason": str(reason), "message": message[:1024]}
         )
@@ -103,6 +104,8 @@ def _proceeding(situation: Situation, status: JobStatus, blocked: str) -> JobSta
         return status
     reason = _RUNNING_REASONS[row.state]
     message = f"Attempt {row.number}: {row.step}."
+    if gangs.ahead:
+        message += f" It waits until {gangs.ahead} has its devices."
     state: Literal["True", "False"] = "True" if row.state == "Running" else "False"
     status = _set(situation, status, ConditionType.RUNNING, reason, message, state)
     return status.model_copy(

@@ -3,6 +3,7 @@
 Made once by ``runtime``. The memory is only what may be lost: a restart asks again for it.
 """
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -85,6 +86,8 @@ class Cluster:
     events: EventWriter
     settings: Settings
     memory: Memory = field(default_factory=Memory)
+    placing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while a gang is let go, so that two of them don't both see that nobody is ahead."""
 
     def rate_cards(self) -> Iterator[RateCard]:
         """The cards that can be read; one that can't prices nothing."""

@@ -46,6 +46,7 @@ from finetune_operator.kube.resources import (
     SERVICES,
     Json,
 )
+from finetune_operator.kube.turns import ahead
 from finetune_operator.trainerport import pull_progress
 
 _CREATE_AGAIN_SECONDS = 10.0
@@ -105,6 +106,7 @@ class KubeEngine:
             reports=await reports.stored(cluster, job, views),
             problems=() if self._admitted() else await claim_problems(self._client, job),
             blocked=await look.blocked(cluster, job, views, now),
+            ahead=self._ahead(now),
         )
 
     async def write_record(self, record: UsageRecord) -> None:
@@ -176,20 +178,28 @@ class KubeEngine:
         job, cluster = self.job, self._cluster
         assert job.status is not None
         assert job.status.resolved is not None
-        uid, namespace = job.metadata.uid, job.metadata.namespace
-        listing = await self._client.list(PODS, namespace, label_selector=job_selector(uid))
+        listing = await self._client.list(
+            PODS, job.metadata.namespace, label_selector=job_selector(job.metadata.uid)
+        )
         now = self._clock()
         views = await look.views_of(cluster, listing.items, now, look.node_lost(job))
         workers = job.status.resolved.workers if action.step is Step.TRAIN else 1
         release.check(action, views, workers)
         if action.deadline_seconds is not None:
             await self._limit(action, now)
-        for pod in listing.items:
+        async with cluster.placing:
+            if other := ahead(cluster, job, action.step, self._clock()):
+                raise release.NotReleasedError(f"{other} is placed first")
+            await self._let_go(action, listing.items)
+
+    async def _let_go(self, action: ReleaseGang, listed: Sequence[Json]) -> None:
+        namespace, now = self.job.metadata.namespace, self._clock()
+        for pod in listed:
             operations = release.operations(pod, action.attempt, now)
             if look.attempt_of(pod) == action.attempt and operations:
                 name = pod["metadata"]["name"]
                 written = await self._client.patch_json(PODS, name, namespace, operations)
-                cluster.caches.pods.put(written)
+                self._cluster.caches.pods.put(written)
 
     async def _limit(self, action: ReleaseGang, now: datetime) -> None:
         """Set the Job's deadline: the stop that needs no operator. Its clock began with the Job."""
@@ -220,6 +230,13 @@ class KubeEngine:
     async def tell(self, events: Sequence[Event]) -> None:
         """Publish events about the job."""
         await self._cluster.events.tell(self.raw, events)
+
+    def _ahead(self, now: datetime) -> str | None:
+        """Whose gang is placed before the one that waits for its release."""
+        row = look.running_attempt(self.job)
+        if row is None or row.state != "Starting":
+            return None
+        return ahead(self._cluster, self.job, row.step, now)
 
     def _admitted(self) -> bool:
         status = self.job.status

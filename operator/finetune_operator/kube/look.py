@@ -53,7 +53,7 @@ async def raw_pods(
 
 def _must_be_sure(job: FineTuneJob, known: Sequence[Json], records: Iterable[UsageRecord]) -> bool:
     """Whether an attempt may be released or ended by what the pods are now."""
-    row = _running(job)
+    row = running_attempt(job)
     if row is None:
         return False
     if row.state != "Running" or not all(
@@ -68,7 +68,8 @@ def _must_be_sure(job: FineTuneJob, known: Sequence[Json], records: Iterable[Usa
     )
 
 
-def _running(job: FineTuneJob) -> AttemptStatus | None:
+def running_attempt(job: FineTuneJob) -> AttemptStatus | None:
+    """The attempt that stands in the status and has not ended."""
     if job.status is None or job.status.phase in TERMINAL or not job.status.attempts:
         return None
     row = job.status.attempts[-1]
