@@ -159,12 +159,18 @@ class Installation:
 
 
 @contextmanager
-def installed(cluster: Cluster, namespace: str, folder: Path) -> Iterator[Installation]:
-    """Install the chart for one namespace, without the operator's own pod."""
+def installed(
+    cluster: Cluster, namespace: str, folder: Path, *, everywhere: bool = False
+) -> Iterator[Installation]:
+    """Install the chart for one namespace, without the operator's own pod.
+
+    With `everywhere` it is a cluster-wide one, whose rights don't go with the namespace; its
+    operator still watches that namespace alone.
+    """
     own = f"{namespace}-system"
     values = {
         "fullnameOverride": own,
-        "watchNamespaces": [namespace],
+        "watchNamespaces": [] if everywhere else [namespace],
         "crds": {"enabled": False},
         "operator": {"replicas": 0},
     }
