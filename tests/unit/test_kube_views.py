@@ -10,7 +10,6 @@ from finetune_api.report import Marks, Step, Termination
 from finetune_api.times import parse_time
 from finetune_api.usage import EndEvidence
 from finetune_operator.cost.pods import PodView
-from finetune_operator.kube.placement import quantity
 from finetune_operator.kube.views import pod_view
 
 # Pods and nodes as the API server sends them.
@@ -234,12 +233,3 @@ def test_why_it_waits_is_told_in_the_words_of_who_makes_it_wait() -> None:
     assert pod.view(None).waiting == "Unschedulable: 0/3 nodes"
     pulling = APod().bound().container({"waiting": {"reason": "ImagePullBackOff"}})
     assert pulling.view(a_node()).waiting == "ImagePullBackOff"
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("2", "2"), ("500m", "0.5"), ("8Gi", str(8 * 2**30)), ("1k", "1000"), ("1e3", "1000")],
-)
-def test_quantities_are_read_as_kubernetes_writes_them(text: str, value: str) -> None:
-    assert quantity(text) == quantity(value)
-    assert str(quantity("500m")) == "0.5"
