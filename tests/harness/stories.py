@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
+import json
+
 from finetune_api.phases import ConditionType
 from finetune_api.report import Step
 from finetune_api.status import AttemptStatus, Condition, JobStatus
 from finetune_operator.core.conditions import find
-from finetune_operator.kube.names import POD_FINALIZER
+from finetune_operator.kube.names import POD_FINALIZER, STEP_LABEL, TRAINER_PORT
 from harness.installation import Installation, held, metered
 from harness.kubelet import SimulatedKubelet
 
@@ -37,6 +40,25 @@ def until_training(installation: Installation, name: str = "reviews") -> Attempt
     row = running(installation.wait(name, lambda status: running(status) is not None))
     assert row is not None
     return row
+
+
+def until_step(installation: Installation, step: int, name: str = "reviews") -> None:
+    """Return once rank 0 of the running training has told that it made so many steps."""
+    until_training(installation, name)
+    installation.until(lambda: _step_now(installation) >= step, f"step {step}")
+
+
+def _step_now(installation: Installation) -> int:
+    for pod in installation.children("v1 pods"):
+        labels, host = pod["metadata"]["labels"], pod["status"].get("podIP")
+        if labels.get(STEP_LABEL) == Step.TRAIN and host:
+            try:
+                connection = http.client.HTTPConnection(host, TRAINER_PORT, timeout=5)
+                connection.request("GET", "/progress")
+                return int(json.loads(connection.getresponse().read())["step"])
+            except OSError:
+                continue  # another worker than rank 0, or it has ended
+    return 0
 
 
 def assert_books_closed(installation: Installation, kubelet: SimulatedKubelet, uid: str) -> None:
