@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from finetune_api.phases import ConditionType
 from finetune_api.report import Step
 from finetune_api.status import AttemptStatus, Condition, JobStatus
 from finetune_operator.core.conditions import find
 from finetune_operator.kube.names import POD_FINALIZER, STEP_LABEL, TRAINER_PORT
+from harness.cluster import CUSTOM, Cluster
 from harness.installation import Installation, held, metered
 from harness.kubelet import SimulatedKubelet
+from harness.objects import Object
 
 COMPLETED = "Completed"
+RATE_CARDS = f"{CUSTOM}/ratecards"
+_BECAUSE = {"effectiveFrom": "2026-01-01T00:00:00Z", "source": "a test"}
 
 
 def story(status: JobStatus) -> list[tuple[Step, str | None]]:
@@ -86,3 +92,21 @@ def events(installation: Installation, reason: str) -> list[str]:
         for event in installation.children("v1 events")
         if (event["involvedObject"]["kind"], event["reason"]) == ("FineTuneJob", reason)
     ]
+
+
+@contextmanager
+def a_card(cluster: Cluster, *entries: Object) -> Iterator[str]:
+    """Let there be a rate card until the block ends."""
+    card = {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "RateCard",
+        "metadata": {"generateName": "card-"},
+        "spec": {"currency": "USD", "entries": [{**entry, **_BECAUSE} for entry in entries]},
+    }
+    made = cluster.request("POST", RATE_CARDS, card)
+    assert made.status == 201, made.message
+    name = made.body["metadata"]["name"]
+    try:
+        yield name
+    finally:
+        cluster.request("DELETE", f"{RATE_CARDS}/{name}")

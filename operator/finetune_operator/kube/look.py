@@ -155,7 +155,7 @@ async def blocked(
         return None
     number = job.status.attempt + 1
     asked = cluster.memory.created.get((job.metadata.uid, number))
-    if asked is None or now - asked < _BLOCKED_AFTER or any(p.attempt == number for p in pods):
+    if asked is None or now - asked < _BLOCKED_AFTER or _whole(job, pods, number):
         return None
     events = await cluster.client.list(
         EVENTS, job.metadata.namespace, field_selector="reason=FailedCreate,involvedObject.kind=Job"
@@ -165,6 +165,14 @@ async def blocked(
     if not said:
         return "the controller manager has not made them yet"
     return str(max(said, key=_told_at).get("message", ""))
+
+
+def _whole(job: FineTuneJob, pods: Sequence[PodView], number: int) -> bool:
+    """Whether all pods of an attempt are there; a quota may let some of them in."""
+    own = [pod for pod in pods if pod.attempt == number]
+    resolved = job.status.resolved if job.status else None
+    training = resolved is not None and any(pod.step is Step.TRAIN for pod in own)
+    return len(own) >= (resolved.workers if resolved is not None and training else 1)
 
 
 def _told_at(event: Json) -> str:

@@ -34,8 +34,6 @@ from finetune_operator.runtime.settings import OperatorSettings
 _log = logging.getLogger(__name__)
 
 LEASE_NAME = "finetune-operator"
-_RESYNC_SECONDS = 60.0
-"""So often every job that isn't over is looked at, whatever was announced."""
 _RELIST_EVERY = 10
 """So many resyncs later the caches are listed anew: a watch never tells what it missed."""
 _LAST_LOOKS_SECONDS = 20.0
@@ -171,7 +169,7 @@ class _Operator:
             self._wake_all()
             self._metrics.overdue.set(self._queue.overdue)
             count += 1
-            await asyncio.sleep(_RESYNC_SECONDS)
+            await asyncio.sleep(self._settings.resync.total_seconds())
 
     async def _work(self, controller: Controller) -> None:
         """Look at one job after the other."""

@@ -29,6 +29,7 @@ class Env(StrEnum):
     LOG_LEVEL = "FINETUNE_LOG_LEVEL"
     IDENTITY = "FINETUNE_IDENTITY"
     LEASE_SECONDS = "FINETUNE_LEASE_SECONDS"
+    RESYNC_SECONDS = "FINETUNE_RESYNC_SECONDS"
 
 
 ENV_MEANING: dict[Env, str] = {
@@ -44,6 +45,8 @@ ENV_MEANING: dict[Env, str] = {
     Env.LOG_LEVEL: "DEBUG, INFO (default), WARNING or ERROR.",
     Env.IDENTITY: "Name of this process in the Lease; by default host name and a random part.",
     Env.LEASE_SECONDS: "How long the Lease holds without being renewed (15).",
+    Env.RESYNC_SECONDS: "So often every job that isn't over is looked at, whatever was announced: "
+    "a claim that was missing, for example, tells nobody that it came (60).",
 }
 
 
@@ -62,6 +65,7 @@ class OperatorSettings:
     log_level: str
     identity: str
     lease: timedelta
+    resync: timedelta
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] = os.environ) -> "OperatorSettings":
@@ -93,6 +97,7 @@ class OperatorSettings:
             identity=environment.get(Env.IDENTITY)
             or f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}",
             lease=timedelta(seconds=_number(environment, Env.LEASE_SECONDS, 15, 2, 300)),
+            resync=timedelta(seconds=_number(environment, Env.RESYNC_SECONDS, 60, 1, 3600)),
         )
 
 
