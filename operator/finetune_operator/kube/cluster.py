@@ -68,6 +68,10 @@ class Memory:
     looked: dict[str, datetime] = field(default_factory=dict)
     """When a job's pods were last listed, all that are recorded among them."""
 
+    def has_created(self, uid: str) -> bool:
+        """Whether a gang of the job was made by this process, and with it what the job has once."""
+        return any(key[0] == uid for key in self.created)
+
     def forget(self, uid: str) -> None:
         """Let go of a job that is gone."""
         self.progress.pop(uid, None)

@@ -132,21 +132,24 @@ class KubeEngine:
     async def create_gang(self, action: CreateGang) -> None:
         """Make what the job has once, then the run and the Job of this attempt."""
         key = (self.job.metadata.uid, action.attempt)
-        now, before = self._clock(), self._cluster.memory.created.get(key)
+        cluster = self._cluster
+        now, before = self._clock(), cluster.memory.created.get(key)
         if before is not None and (now - before).total_seconds() < _CREATE_AGAIN_SECONDS:
             return
         job, namespace = self.job, self.job.metadata.namespace
-        trainer = self._cluster.settings.trainer
-        if (claim := workspace_claim(job)) is not None:
+        trainer = cluster.settings.trainer
+        claim = workspace_claim(job)
+        if claim is not None and not cluster.memory.has_created(job.metadata.uid):
             await self._create_once(CLAIMS, claim)
-        await self._client.apply(SERVICES, headless_service(job))
+        if action.step is Step.TRAIN:
+            await self._client.apply(SERVICES, headless_service(job))
         await self._client.apply(NETWORK_POLICIES, network_policy(job, trainer))
         await self._client.apply(CONFIG_MAPS, run_config_map(job, action))
         try:
             await self._client.create(JOBS, gang_job(job, action, trainer), namespace=namespace)
         except AlreadyExistsError:
             await self._is_this_gang(action)
-        self._cluster.memory.created[key] = now
+        cluster.memory.created[key] = now
 
     async def _create_once(self, resource: Any, body: Json) -> None:
         try:

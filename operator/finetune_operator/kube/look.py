@@ -52,13 +52,12 @@ async def raw_pods(
 
 
 def _must_be_sure(job: FineTuneJob, known: Sequence[Json], records: Iterable[UsageRecord]) -> bool:
-    """Whether an attempt may be released or ended by what the pods are now."""
+    """Whether an attempt may be ended by what the pods are now; its release looks for itself."""
     row = running_attempt(job)
     if row is None:
         return False
-    if row.state != "Running" or not all(
-        _runs(pod) for pod in known if attempt_of(pod) == row.number
-    ):
+    own = [pod for pod in known if attempt_of(pod) == row.number]
+    if len(own) < _workers(job, row) or not all(_lives(pod) for pod in own):
         return True
     uids = {pod["metadata"]["uid"] for pod in known}
     return any(
@@ -76,9 +75,14 @@ def running_attempt(job: FineTuneJob) -> AttemptStatus | None:
     return None if row.state == "Ended" else row
 
 
-def _runs(pod: Json) -> bool:
-    running: bool = pod.get("status", {}).get("phase") == "Running"
-    return running and "deletionTimestamp" not in pod["metadata"]
+def _lives(pod: Json) -> bool:
+    ended = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    return not ended and "deletionTimestamp" not in pod["metadata"]
+
+
+def _workers(job: FineTuneJob, row: AttemptStatus) -> int:
+    resolved = job.status.resolved if job.status else None
+    return resolved.workers if resolved and row.step is Step.TRAIN else 1
 
 
 def node_lost(job: FineTuneJob) -> timedelta:
