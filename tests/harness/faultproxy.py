@@ -11,10 +11,12 @@ import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -44,6 +46,7 @@ class Strike(StrEnum):
     UNAVAILABLE = "503, and nothing is written"
     DELAY = "written two seconds late"
     DUPLICATE = "written twice; the second answer is passed on"
+    HOLD = "written once what the test does to the client meanwhile is done"
 
 
 _REFUSALS = {
@@ -52,7 +55,9 @@ _REFUSALS = {
     Strike.FAILED: (500, "InternalError"),
     Strike.UNAVAILABLE: (503, "ServiceUnavailable"),
 }
-_KILLS = (Strike.KILL_BEFORE, Strike.KILL_AFTER)
+_KILLS = (Strike.KILL_BEFORE, Strike.KILL_AFTER, Strike.HOLD)
+# So many writes may wait at the same time for the death of the client that made them.
+_KILLERS = 256
 
 
 @dataclass
@@ -64,9 +69,17 @@ class Write:
     method: str
     path: str
     """With its query."""
+    name: str = ""
+    """Of the object that is written."""
+    body: Any = field(default=None, repr=False)
+    """What was sent."""
     strike: Strike | None = None
     code: int | None = None
     """The API server's answer; None while there is none, and where none was asked for."""
+
+
+Choice = Callable[[Write], Strike | None]
+"""What becomes of a write; asked in the proxy's thread, once for each."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,8 @@ class FaultProxy:
         self._port = 0
         self._session: aiohttp.ClientSession
         self._writes: list[Write] = []
-        self._strikes: dict[int, Strike] = {}
+        self._choose: Choice = lambda _: None
+        self._killers = ThreadPoolExecutor(_KILLERS, thread_name_prefix="killer")
         self._kill: Callable[[], None] | None = None
         self._struck = threading.Event()
 
@@ -112,7 +126,15 @@ class FaultProxy:
         `kill` ends the client and returns once it is gone; the strikes that kill need it.
         """
         assert kill is not None or not any(strike in _KILLS for strike in strikes.values())
-        self._strikes = dict(strikes)
+        left = dict(strikes)
+        self.plan_each(lambda write: left.pop(write.number, None), kill)
+
+    def plan_each(self, choose: Choice, kill: Callable[[], None] | None = None) -> None:
+        """Say what becomes of each write when it comes, by what is written.
+
+        `kill` is asked once for each write that needs it, in a thread of its own.
+        """
+        self._choose = choose
         self._kill = kill
         self._struck.clear()
 
@@ -155,13 +177,16 @@ class FaultProxy:
             return await self._stream(request)
         body = await request.read()
         number = len(self._writes) + 1
+        sent = _object_in(body)
         write = Write(
             number=number,
             method=request.method,
             path=request.raw_path,
-            strike=self._strikes.pop(number, None),
+            name=_name_of(request, sent),
+            body=sent,
         )
         self._writes.append(write)
+        write.strike = self._choose(write)
         # What was begun is carried through, though its client may die meanwhile.
         return await asyncio.shield(asyncio.ensure_future(self._write(request, body, write)))
 
@@ -176,7 +201,7 @@ class FaultProxy:
         strike = write.strike
         if strike in _REFUSALS:
             return _refusal(*_REFUSALS[strike])
-        if strike is Strike.KILL_BEFORE:
+        if strike in (Strike.KILL_BEFORE, Strike.HOLD):
             await self._kill_client()
         if strike in (Strike.KILL_BEFORE, Strike.DROP_REQUEST):
             return _broken_off(request)
@@ -194,7 +219,7 @@ class FaultProxy:
 
     async def _kill_client(self) -> None:
         assert self._kill is not None
-        await asyncio.to_thread(self._kill)
+        await asyncio.get_running_loop().run_in_executor(self._killers, self._kill)
 
     async def _forward(self, request: web.Request, body: bytes) -> _Reply:
         async with self._ask(request, body) as answer:
@@ -223,6 +248,20 @@ class FaultProxy:
             data=body or None,
             allow_redirects=False,
         )
+
+
+def _object_in(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _name_of(request: web.Request, sent: Any) -> str:
+    """The name in the path; where something is made, that in what was sent."""
+    if request.method == "POST":
+        return str(sent["metadata"].get("name", "")) if sent else ""
+    return request.path.removesuffix("/status").rpartition("/")[2]
 
 
 def _passed_on(headers: Mapping[str, str]) -> list[tuple[str, str]]:
