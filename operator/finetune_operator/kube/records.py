@@ -5,6 +5,7 @@ from typing import Any
 from finetune_api.usage import UsageRecord
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cluster import Cluster
+from finetune_operator.kube.errors import AlreadyExistsError, ConflictError
 from finetune_operator.kube.resources import USAGE_RECORDS
 
 
@@ -20,10 +21,15 @@ async def write(cluster: Cluster, record: UsageRecord) -> None:
     cache = cluster.caches.records
     known = cache.get(namespace, name)
     body: dict[str, Any] = record.wire()
-    if known is None:
-        written = await cluster.client.create(USAGE_RECORDS, body, namespace=namespace)
-    else:
-        version = known["metadata"]["resourceVersion"]
-        body["metadata"] = {**body["metadata"], "resourceVersion": version}
-        written = await cluster.client.replace(USAGE_RECORDS, body)
+    try:
+        if known is None:
+            written = await cluster.client.create(USAGE_RECORDS, body, namespace=namespace)
+        else:
+            version = known["metadata"]["resourceVersion"]
+            body["metadata"] = {**body["metadata"], "resourceVersion": version}
+            written = await cluster.client.replace(USAGE_RECORDS, body)
+    except (AlreadyExistsError, ConflictError):
+        # Nothing watches records: what an earlier write did, whose answer was lost, is read here.
+        cache.put(await cluster.client.get(USAGE_RECORDS, name, namespace))
+        raise
     cache.put(written)
