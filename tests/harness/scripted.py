@@ -176,7 +176,7 @@ class World:
 
     def first_step_at(self, gang: Gang) -> datetime | None:
         """When the last worker has started and the first step is done."""
-        if gang.released_at is None:
+        if gang.released_at is None or gang.action.attempt in self.unplaced:
             return None
         slowest = gang.action.run.gang.workers - 1
         return gang.released_at + timedelta(seconds=2 + slowest + INIT_SECONDS)

@@ -50,11 +50,13 @@ def with_progress(status: JobStatus, observed: Observed, now: datetime) -> JobSt
 def with_cost(
     status: JobStatus, observed: Observed, records: tuple[UsageRecord, ...], now: datetime
 ) -> JobStatus:
-    """The status with what was used so far, and what it will come to."""
+    """The status with what was used so far, and what it will come to if all of it has a price."""
     if not records:
         return status
     currency = currency_of(observed, records)
     sums = totals(records, currency, now)
+    if sums.unpriced_milliseconds:
+        return status.model_copy(update={"cost": cost_status(sums)})
     total = status.estimate.total_steps if status.estimate else None
     forecast = _forecast(status, live_progress(status, observed), total or 0)
     if forecast is None:

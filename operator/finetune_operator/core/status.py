@@ -64,8 +64,11 @@ def apply_finding(situation: Situation, gangs: GangStep, finding: Finding | None
             status = _not_running(situation, status, finding.reason, finding.message)
         case Verdict.HOLD:
             return status
-        case _ if running:
-            status = _not_running(situation, status, Reason.STOPPING, finding.message)
+        case _ if row is not None and running:
+            # Told as it was when the stop was asked for: the figures in it go on growing.
+            message = row.message or finding.message
+            told["message"] = message
+            status = _not_running(situation, status, Reason.STOPPING, message)
         case Verdict.SUSPEND:
             status = _not_running(situation, status, Reason.NOT_RUNNING, "Nothing runs.")
             status = _set(
