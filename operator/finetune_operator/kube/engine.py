@@ -46,7 +46,7 @@ from finetune_operator.kube.resources import (
     SERVICES,
     Json,
 )
-from finetune_operator.kube.turns import ahead
+from finetune_operator.kube.turns import ahead, takes_turns
 from finetune_operator.trainerport import pull_progress
 
 _CREATE_AGAIN_SECONDS = 10.0
@@ -190,6 +190,9 @@ class KubeEngine:
         release.check(action, views, workers)
         if action.deadline_seconds is not None:
             await self._limit(action, now)
+        if not takes_turns(job, action.step):
+            await self._let_go(action, listing.items)
+            return
         async with cluster.placing:
             if other := ahead(cluster, job, action.step, self._clock()):
                 raise release.NotReleasedError(f"{other} is placed first")

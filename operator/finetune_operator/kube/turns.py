@@ -26,9 +26,14 @@ from finetune_operator.kube.resources import Json
 _TURN = timedelta(seconds=30)
 
 
+def takes_turns(job: FineTuneJob, step: Step) -> bool:
+    """Whether a step's gang wants accelerators; one that doesn't waits for no other."""
+    return step is not Step.PREPARE and job.spec.compute.gpus_per_worker > 0
+
+
 def ahead(cluster: Cluster, job: FineTuneJob, step: Step, now: datetime) -> str | None:
     """The other job, as NAMESPACE/NAME, whose gang is being placed now; None if it is our turn."""
-    if step is Step.PREPARE or not job.spec.compute.gpus_per_worker:
+    if not takes_turns(job, step):
         return None
     wanted = job.spec.compute.gpu_type
     for pod in _being_placed(cluster, now):
