@@ -90,30 +90,38 @@ def test_a_namespace_that_is_deleted_while_a_job_trains_goes_and_its_use_is_reco
         assert_books_closed(installation, kubelet, uid)
 
 
+@pytest.mark.parametrize("away", [True, False], ids=["without an operator", "under its eyes"])
 def test_a_job_that_is_taken_away_by_force_keeps_neither_its_pods_nor_its_use_unrecorded(
-    installation: Installation, kubelet: SimulatedKubelet
+    installation: Installation, kubelet: SimulatedKubelet, *, away: bool
 ) -> None:
     kubelet.play(installation.namespace, SLOWLY)
-    with installation.operator() as operator:
+    with installation.operator(FINETUNE_RESYNC_SECONDS="2") as operator:
         uid = installation.apply(a_job())
         until_training(installation)
-        operator.kill()
+        if away:
+            operator.kill()
         installation.delete("reviews")
-        stripped = installation.cluster.request(
+        installation.cluster.request(
             "PATCH",
             installation.path("reviews"),
             {"metadata": {"finalizers": None}},
             content_type="application/merge-patch+json",
         )
-        assert stripped.status == 200
-        installation.until(
-            lambda: all(one.finished for one in kubelet.account(installation.namespace)),
-            "its pods to end",
-        )
-        assert len(kept_pods(installation)) == 2
-        operator.start()
+        assert installation.is_gone("reviews")
+        if away:
+            installation.until(
+                lambda: all(one.finished for one in kubelet.account(installation.namespace)),
+                "its pods to end",
+            )
+            assert len(kept_pods(installation)) == 2
+            operator.start()
+        installation.until(lambda: _sealed(installation, uid), "its use to be recorded")
         installation.until(lambda: not kept_pods(installation), "its pods to be let go")
     assert_books_closed(installation, kubelet, uid)
+
+
+def _sealed(installation: Installation, uid: str) -> bool:
+    return all(record.spec.lost_settled for record in installation.records(uid))
 
 
 def test_a_gang_on_a_lost_node_starts_again_elsewhere_and_is_not_there_when_the_node_returns(

@@ -21,8 +21,13 @@ async def claim_problems(client: KubeClient, job: FineTuneJob) -> tuple[Problem,
     """What is wrong with the claims that a job names, all of it."""
     problems = []
     several = job.spec.compute.workers > 1
-    for field, claim in _named(job):
-        modes = await _access_modes(client, job.metadata.namespace, claim)
+    named = tuple(_named(job))
+    known = {
+        claim: await _access_modes(client, job.metadata.namespace, claim)
+        for claim in sorted({claim for _, claim in named})
+    }
+    for field, claim in named:
+        modes = known[claim]
         storage = field == "spec.storage.claim"
         enough = {_SHARED} if storage else _READ_SHARED
         if modes is None:
