@@ -99,7 +99,11 @@ def test_out_of_device_memory_halves_the_micro_batch_at_the_same_global_batch(
     ("fault", "failure", "charged"),
     [
         (Kill(attempt=2, worker=1, at_step=5, reason="OOMKilled"), FailureClass.HOST_OOM, 1),
-        (Kill(attempt=2, worker=1, at_step=5, message="last words"), FailureClass.UNKNOWN, 1),
+        (
+            Kill(attempt=2, worker=1, at_step=5, message="first line\nlast words"),
+            FailureClass.UNKNOWN,
+            1,
+        ),
         (Evict(attempt=2, worker=1, at_step=5), FailureClass.PREEMPTED, 0),
         (Evict(attempt=2, worker=1, at_step=5, pressure=True), FailureClass.PREEMPTED, 0),
     ],
@@ -121,6 +125,7 @@ def test_what_the_pods_show_decides_the_failure_and_whether_it_is_charged(
     if isinstance(fault, Kill) and fault.message:
         assert status.attempts[1].message is not None
         assert fault.message in status.attempts[1].message
+        assert any(told.endswith("last words") for told in events(installation, failure))
     assert_books_closed(installation, kubelet, uid)
 
 

@@ -73,7 +73,7 @@ def take_in(observed: Observed, status: JobStatus, now: datetime) -> Intake:
     ended = _ended_row(observed, attempt, pods, outcome, now)
     status = status.model_copy(update={"attempts": (*status.attempts[:-1], ended)})
     status = _after_failure(observed, status, outcome, now)
-    told = f"Attempt {ended.number} ({ended.step}): {outcome.message}"
+    told = f"Attempt {ended.number} ({ended.step}): {outcome.message}{_last_line(outcome)}"
     return Intake(
         status=status,
         ended=ended,
@@ -85,6 +85,12 @@ def take_in(observed: Observed, status: JobStatus, now: datetime) -> Intake:
             ),
         ),
     )
+
+
+def _last_line(outcome: Outcome) -> str:
+    """The end of what the pod said, where the message doesn't say it: a line for a narrow table."""
+    lines = outcome.traceback.strip().splitlines()
+    return f" {lines[-1].strip()}" if lines and lines[-1].strip() not in outcome.message else ""
 
 
 def _ended_row(

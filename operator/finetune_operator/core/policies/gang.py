@@ -33,4 +33,4 @@ def _taken_away(attempt: AttemptStatus, pod: PodView) -> bool:
 def _how(pod: PodView) -> str:
     if pod.live:
         return "is being deleted"
-    return "vanished" if pod.exit_code is None else f"ended with {pod.exit_code}"
+    return "vanished" if pod.exit_code is None else f"ended with exit code {pod.exit_code}"
