@@ -37,6 +37,13 @@ def test_a_job_goes_from_kubectl_apply_to_its_verdict(
     assert status.evaluation.passed
     assert status.resolved is not None
     assert status.resolved.image == IMAGE
+    (model,) = (one.uri for one in status.artifacts if one.name == "model")
+    (claim,) = [
+        one["metadata"]["name"]
+        for one in installation.children("v1 persistentvolumeclaims")
+        if one["metadata"]["name"] != "sources"
+    ]
+    assert model == f"pvc://{claim}/{uid}/output/model"
     assert len(installation.records(uid)) == 3
     assert_books_closed(installation, kubelet, uid)
 

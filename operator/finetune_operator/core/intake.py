@@ -163,7 +163,7 @@ def _absorb(
         if step is Step.PREPARE and stored.prepare is not None:
             return _prepared(status, stored.prepare, now, generation)
         if step is Step.EVALUATE and stored.evaluation is not None:
-            return _evaluated(status, stored.evaluation, ref, now, generation)
+            return _evaluated(observed, status, stored.evaluation, ref, now)
     if ref is None:
         return _unreadable(step, "its termination message names no report")
     return Outcome(
@@ -248,7 +248,7 @@ def _finished_curve(progress: ProgressStatus, result: TrainResult) -> ProgressSt
 
 
 def _evaluated(
-    status: JobStatus, report: EvaluationReport, ref: ReportRef, now: datetime, generation: int
+    observed: Observed, status: JobStatus, report: EvaluationReport, ref: ReportRef, now: datetime
 ) -> JobStatus:
     small = len(report.labels) <= _INLINE_MATRIX
     evaluation = EvaluationStatus(
@@ -266,7 +266,7 @@ def _evaluated(
     return status.model_copy(
         update={
             "evaluation": evaluation,
-            "artifacts": _artifacts(report, ref),
+            "artifacts": _artifacts(report, ref, observed.engine.workspace),
             "conditions": with_condition(
                 status.conditions,
                 ConditionType.EVALUATION_PASSED,
@@ -274,7 +274,7 @@ def _evaluated(
                 Reason.GATE_PASSED if report.passed else Reason.GATE_FAILED,
                 verdict(report),
                 now=now,
-                generation=generation,
+                generation=observed.job.metadata.generation,
             ),
         }
     )
@@ -300,13 +300,12 @@ def _span(interval: Interval) -> str:
     return f" [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _artifacts(report: EvaluationReport, ref: ReportRef) -> tuple[Artifact, ...]:
-    artifacts = [
-        Artifact(name="evaluation", uri=ref.path, digest=ref.digest),
-        Artifact(name="predictions", uri=report.predictions.path, digest=report.predictions.digest),
-    ]
+def _artifacts(report: EvaluationReport, ref: ReportRef, workspace: str) -> tuple[Artifact, ...]:
+    made = {"evaluation": (ref.path, ref.digest)}
+    made["predictions"] = (report.predictions.path, report.predictions.digest)
     if report.model is not None:
-        artifacts.append(
-            Artifact(name="model", uri=str(LAYOUT.output_model), digest=report.model.digest)
-        )
-    return tuple(artifacts)
+        made["model"] = (str(LAYOUT.output_model), report.model.digest)
+    return tuple(
+        Artifact(name=name, uri=f"{workspace}{path}", digest=digest)
+        for name, (path, digest) in made.items()
+    )

@@ -44,6 +44,8 @@ class EngineFacts:
     """How soon to look again for what is on the way, where nothing tells that it came."""
     image: str | None = None
     """The trainer's image that new jobs get; None where no image is needed."""
+    workspace: str = ""
+    """Where the job's workspace lies, as the head of an artifact's URI; empty: where it is run."""
     machine: str = ""
     """For people: what the gang was mapped to."""
 

@@ -19,6 +19,7 @@ from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import NotFoundError
+from finetune_operator.kube.manifests.volumes import workspace_claim_of
 from finetune_operator.kube.names import (
     ATTEMPT_ANNOTATION,
     ATTEMPT_LABEL,
@@ -147,6 +148,7 @@ def facts_of(cluster: Cluster, job: FineTuneJob) -> EngineFacts:
         records_namespace=settings.namespace,
         poll_seconds=_POLL_SECONDS,
         image=settings.trainer.image,
+        workspace=f"pvc://{workspace_claim_of(job)}/{job.metadata.uid}/",
         machine="this cluster",
     )
 

@@ -6,6 +6,9 @@ from finetune_operator.kube.names import POD_FINALIZER
 from finetune_operator.kube.release import without_finalizer
 from finetune_operator.kube.resources import PODS, Json
 
+_LAST_GRACE_SECONDS = 30
+"""What a pod that nobody waits for any more gets to end."""
+
 
 async def stop(cluster: Cluster, pod: Json, grace_seconds: int) -> None:
     """Delete a pod that has not ended, with grace; its finalizer keeps what it leaves behind."""
@@ -28,10 +31,15 @@ async def stop(cluster: Cluster, pod: Json, grace_seconds: int) -> None:
 
 
 async def let_go(cluster: Cluster, pod: Json) -> None:
-    """Take our finalizer from a pod whose use is recorded."""
+    """Take our finalizer from a pod whose use is recorded.
+
+    One that can't say that it has ended, for its node is lost, is told to end before: should the
+    node come back, it would go on beside the attempt that has taken its place.
+    """
     metadata = pod["metadata"]
     if POD_FINALIZER not in metadata.get("finalizers", []):
         return
+    await stop(cluster, pod, _LAST_GRACE_SECONDS)
     try:
         written = await cluster.client.patch_json(
             PODS, metadata["name"], metadata["namespace"], without_finalizer(pod, POD_FINALIZER)

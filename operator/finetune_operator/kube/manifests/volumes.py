@@ -20,7 +20,7 @@ _SCHEME = "pvc://"
 
 def volumes(job: FineTuneJob, run: Run, gang: str) -> list[Manifest]:
     """The pod's volumes. A claim is there once, whatever it is mounted for."""
-    workspace = _workspace_claim(job)
+    workspace = workspace_claim_of(job)
     return [
         {
             "name": _WORKSPACE_VOLUME,
@@ -62,13 +62,14 @@ def mounts(job: FineTuneJob, run: Run) -> list[Manifest]:
     ]
 
 
-def _workspace_claim(job: FineTuneJob) -> str:
+def workspace_claim_of(job: FineTuneJob) -> str:
+    """Name of the claim that the job's work lies on."""
     return job.spec.storage.claim or workspace_claim_name(job)
 
 
 def _sources(job: FineTuneJob, run: Run) -> dict[str, str]:
     """The volume of each claim that the step reads from, by the claim's name."""
-    workspace = _workspace_claim(job)
+    workspace = workspace_claim_of(job)
     claims = dict.fromkeys(_claims(run))
     return {
         claim: _WORKSPACE_VOLUME if claim == workspace else f"source-{at}"
