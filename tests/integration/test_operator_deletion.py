@@ -153,6 +153,7 @@ def test_a_gang_on_a_lost_node_starts_again_elsewhere_and_is_not_there_when_the_
     assert (status.attempts[1].node, status.charged_failures) == (first.node, 0)
     (second,) = training(kubelet, installation.namespace, 3)
     assert second.node != first.node
+    assert _ended(kubelet, installation).exit_code == ExitCode.STOPPED
     (record,) = [one for one in installation.records(uid) if one.spec.attempt == 2]
     (entry,) = record.spec.entries
     assert (entry.confirmed, entry.end_evidence) == (False, EndEvidence.NODE_GONE)
