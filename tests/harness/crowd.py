@@ -127,11 +127,12 @@ class Crowd:
         give_up = time.monotonic() + GIVE_UP_SECONDS
         while not holds():
             assert time.monotonic() < give_up, f"waited in vain for {what}"
-            time.sleep(0.3)
+            time.sleep(0.5)
 
 
-def outcome(status: JobStatus) -> Object:
-    """What a job has come to, without the moments and the nodes."""
+def outcome(job: Object) -> Object:
+    """What a job has come to, without the moments, the nodes, and what is named after it."""
+    status, uid = JobStatus.model_validate(job["status"]), job["metadata"]["uid"]
     return {
         "phase": status.phase,
         "reason": status.reason,
@@ -151,7 +152,9 @@ def outcome(status: JobStatus) -> Object:
         "charged": status.charged_failures,
         "conditions": {(one.type, one.status, one.reason) for one in status.conditions},
         "evaluation": status.evaluation,
-        "artifacts": status.artifacts,
+        "artifacts": [
+            (one.name, one.uri.partition(uid)[2], one.digest) for one in status.artifacts
+        ],
     }
 
 
@@ -172,16 +175,15 @@ def assert_alike(
     installation: Installation, kubelet: SimulatedKubelet, crowd: Crowd, like: str
 ) -> None:
     """Every job has come to the same as one that nothing has happened to, at the same price."""
-    wanted, counted = outcome(installation.status(like)), children(installation)
+    wanted, counted = outcome(installation.raw(like)), children(installation)
     assert wanted["phase"] is Phase.COMPLETE
     jobs = installation.cluster.request("GET", installation.path("").rstrip("/")).body["items"]
-    others = {
-        job["metadata"]["name"]: _unlike(outcome(JobStatus.model_validate(job["status"])), wanted)
-        for job in jobs
-    }
-    assert not {name: unlike for name, unlike in others.items() if unlike}
+    others = {job["metadata"]["name"]: _unlike(outcome(job), wanted) for job in jobs}
+    unlike = {name: found for name, found in others.items() if found}
+    assert not unlike, unlike
     more = {job["metadata"]["name"]: counted[job["metadata"]["uid"]] for job in jobs}
-    assert {name: had for name, had in more.items() if had != more[like]} == {}, more[like]
+    unlike = {name: had for name, had in more.items() if had != more[like]}
+    assert not unlike, (unlike, more[like])
     assert_books_right(installation, kubelet)
     assert_one_gang_at_a_time(installation, kubelet)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -84,6 +85,14 @@ class OperatorProcess:
         process = self._started()
         process.kill()
         process.wait()
+
+    def pause(self) -> None:
+        """Let it do nothing until `resume`, without its knowledge (SIGSTOP)."""
+        self._started().send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on after `pause`."""
+        self._started().send_signal(signal.SIGCONT)
 
     def terminate(self) -> int:
         """Ask it to end with SIGTERM, and return its exit code (-9 if it had to be killed)."""
