@@ -22,6 +22,7 @@ from harness.faultproxy import FaultProxy, Strike, Write
 from harness.installation import Installation, held, metered
 from harness.kubelet import SimulatedKubelet
 from harness.objects import Object
+from harness.stories import kept_pods
 
 KINDS = (
     "batch/v1 jobs",
@@ -202,12 +203,7 @@ def assert_books_right(installation: Installation, kubelet: SimulatedKubelet) ->
         for uid in ledger.keys() | account.keys()
         if ledger.get(uid) != account.get(uid)
     }
-    kept = [
-        pod["metadata"]["name"]
-        for pod in installation.children("v1 pods")
-        if pod["metadata"].get("finalizers")
-    ]
-    assert not kept
+    assert not kept_pods(installation)
 
 
 def assert_one_gang_at_a_time(installation: Installation, kubelet: SimulatedKubelet) -> None:
