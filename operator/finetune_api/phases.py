@@ -118,8 +118,14 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning(
         ConditionType.SUSPENDED,
         "True",
-        (Reason.SUSPENDED_BY_USER, Reason.INTERRUPTED, Reason.BUDGET_EXCEEDED),
-        "The work is saved and waits: for suspend: false, for another run, for a larger budget.",
+        (
+            Reason.SUSPENDED_BY_USER,
+            Reason.INTERRUPTED,
+            Reason.BUDGET_EXCEEDED,
+            Reason.INVALID_SPEC,
+        ),
+        "The work is saved and waits: for suspend: false, for another run, for a larger budget, "
+        "for compute.workers as it was.",
     ),
     Meaning(ConditionType.SUSPENDED, "False", (Reason.RESUMED,), "It goes on."),
     Meaning(ConditionType.TRAINED, "True", (Reason.TRAINED,), "The best checkpoint is chosen."),

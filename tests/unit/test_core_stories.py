@@ -517,3 +517,18 @@ async def test_a_gang_waits_while_another_one_gets_its_devices() -> None:
     await drive(world)
     assert world.status is not None
     assert world.status.phase is Phase.COMPLETE
+
+
+async def test_another_number_of_workers_waits_until_it_is_set_back() -> None:
+    sources = {"model": {"uri": "pvc://c/model"}, "dataset": {"train": "pvc://c/rows.csv"}}
+    world = World(job=a_job(**sources), max_ranks=None)
+    await drive(world, until=lambda decision: decision.status.attempt == 2)
+    widened = a_job(compute={"workers": 4, "gpusPerWorker": 1}, **sources)
+    world.job, before = widened, world.job
+    await drive(world)
+    assert world.status is not None
+    assert (world.status.phase, world.status.reason) == (Phase.SUSPENDED, "InvalidSpec")
+    assert "set it back to 2" in (world.status.message or "")
+    world.job = before
+    await drive(world)
+    assert (world.status.phase, world.status.attempt) == (Phase.COMPLETE, 4)

@@ -8,6 +8,7 @@ from finetune_operator.core.policies.finished import finished
 from finetune_operator.core.policies.gang import gang
 from finetune_operator.core.policies.outcome import outcome
 from finetune_operator.core.policies.pricing import pricing
+from finetune_operator.core.policies.resize import resize
 from finetune_operator.core.policies.stall import stall
 from finetune_operator.core.policies.starting import starting
 from finetune_operator.core.policies.suspension import suspension
@@ -21,6 +22,7 @@ POLICIES: tuple[Policy, ...] = (
     validity,
     pricing,
     suspension,
+    resize,
     budget,
     deadline,
     gang,
