@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -258,6 +258,7 @@ def test_a_namesake_inherits_nothing_of_a_job_deleted_at_any_step(
         crowd.wait_over()
         installation.until(lambda: _left_of(installation, old) <= LASTING, "the old to go")
         installation.until(lambda: not kept_pods(installation), "the old pods to be let go")
+        installation.until(lambda: _all_sealed(installation), "the old records to be sealed")
     for name in elders:
         status = installation.status(name)
         assert story(status) == [
@@ -271,6 +272,40 @@ def test_a_namesake_inherits_nothing_of_a_job_deleted_at_any_step(
     steps = {record.spec.job.uid for record in installation.records()}
     assert steps == {*old.values(), *map(crowd.uid, elders)} - {old["unadmitted"]}
     assert_books_right(installation, scene.kubelet)
+
+
+def test_a_write_that_comes_too_late_does_not_touch_a_namesake(scene: Scene) -> None:
+    """A write of each job is on its way while the job goes and another one takes its name."""
+    installation, crowd = scene.installation, scene.crowd
+    with scene.operator(resync=2):
+        writes = scene.undisturbed()
+        points = _held_at(range(1, writes, 4))
+        crowd.meet(points)
+        for name in points:
+            crowd.apply(one_of_many(name))
+        crowd.wait_until_met()
+        old = {name: crowd.uid(name) for name in points}
+        for name in points:
+            installation.delete(name)
+            _take_finalizers(installation, name)
+            crowd.apply(one_of_many(name))
+        crowd.let_go()
+        crowd.wait_over()
+        installation.until(lambda: _left_of(installation, old) <= LASTING, "the old to go")
+        installation.until(lambda: not kept_pods(installation), "the old pods to be let go")
+        installation.until(lambda: _all_sealed(installation), "the old records to be sealed")
+    scene.assert_all_as_undisturbed()
+
+
+def _held_at(numbers: Iterable[int]) -> dict[str, Point]:
+    """By the name of a job: which write of its own is held, besides its last one."""
+    points: dict[str, Point] = {f"late-{one}": (_is_number(one), Strike.HOLD) for one in numbers}
+    return {**points, "late-last": (_lets_the_job_go, Strike.HOLD)}
+
+
+def _all_sealed(installation: Installation) -> bool:
+    records = installation.records()
+    return all(record.spec.sealed and record.spec.lost_settled for record in records)
 
 
 LASTING = {"v1 persistentvolumeclaims", "usagerecords"}
@@ -303,9 +338,7 @@ def test_a_stale_leader_doubles_nothing_and_ends(scene: Scene) -> None:
         scene.operator("second", started=False) as second,
     ):
         writes = scene.undisturbed()
-        points: dict[str, Point] = {
-            f"late-{number}": (_is_number(number), Strike.HOLD) for number in range(2, writes, 3)
-        }
+        points = _held_at(range(2, writes, 3))
         second.start()
         crowd.meet(points)
         for name in points:
