@@ -411,6 +411,11 @@ class ScriptedEngine:
                 if g is not gang and g.released_at and len(g.ends) < g.action.run.gang.workers
             ]
             assert not others, "a gang was released while an earlier one lives (I1)"
+            status, names = self.world.status, self.world.records
+            number = action.attempt
+            assert status is not None, "a gang was released before any status was written"
+            assert status.attempt >= number, "a gang was released before its number was durable"
+            assert any(name.endswith(f"-{number}") for name in names), "… before its record was"
             gang.released_at = self.world.now
             gang.deadline_seconds = action.deadline_seconds
             gang.resumed_from = self.world.checkpoint
