@@ -16,6 +16,7 @@ CHANGED: Values = {
         "controlIntervalSeconds": 30,
         "reportSeconds": 90,
         "leaseSeconds": 60,
+        "resyncSeconds": 20,
         "logLevel": "DEBUG",
         "extraEnv": [{"name": "PYTHONWARNINGS", "value": "default"}],
     },
@@ -47,6 +48,7 @@ def test_the_values_reach_the_operator_as_its_settings() -> None:
     assert settings.cluster.trainer.report_seconds == 90
     assert settings.cluster.control_interval == timedelta(seconds=30)
     assert settings.lease == timedelta(seconds=60)
+    assert settings.resync == timedelta(seconds=20)
     assert settings.workers == 3
     assert settings.log_level == "DEBUG"
 

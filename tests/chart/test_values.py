@@ -28,6 +28,7 @@ OTHER: dict[str, Any] = {
     "operator.controlIntervalSeconds": 2,
     "operator.reportSeconds": 2,
     "operator.leaseSeconds": 2,
+    "operator.resyncSeconds": 30,
     "operator.logLevel": "DEBUG",
     "operator.extraEnv": [{"name": "A", "value": "b"}],
     "operator.podAnnotations": {"a": "b"},
