@@ -139,6 +139,22 @@ def test_the_client_dies_before_or_after_its_write(
     assert is_there(cluster, client, "one") is written
 
 
+def test_a_held_write_is_made_after_what_is_done_meanwhile(
+    cluster: Cluster, proxy: FaultProxy, client: Client
+) -> None:
+    there: list[bool] = []
+
+    def meanwhile() -> None:
+        there.append(is_there(cluster, client, "held"))
+
+    proxy.plan_each(lambda write: Strike.HOLD if write.name == "held" else None, meanwhile)
+    assert client.create("other")[0] == 201
+    assert there == []
+    assert client.create("held")[0] == 201
+    assert there == [False]
+    assert is_there(cluster, client, "held")
+
+
 def test_a_duplicated_write_reaches_the_server_twice(proxy: FaultProxy, client: Client) -> None:
     proxy.plan({1: Strike.DUPLICATE})
     status, body, _ = client.create("one")

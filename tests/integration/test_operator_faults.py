@@ -93,13 +93,17 @@ def scene(installation: Installation, kubelet: SimulatedKubelet, tmp_path: Path)
     """Put a proxy before the installation's operator."""
     with running_fault_proxy(installation.cluster, tmp_path) as proxy:
         kubelet.play(installation.namespace, QUICK)
-        yield Scene(
-            installation=installation,
-            proxy=proxy,
-            kubelet=kubelet,
-            crowd=Crowd(installation, proxy),
-            kubeconfig=proxy.kubeconfig(installation.kubeconfig),
-        )
+        crowd = Crowd(installation, proxy)
+        try:
+            yield Scene(
+                installation=installation,
+                proxy=proxy,
+                kubelet=kubelet,
+                crowd=crowd,
+                kubeconfig=proxy.kubeconfig(installation.kubeconfig),
+            )
+        finally:
+            crowd.let_go()
 
 
 @pytest.mark.parametrize("script", [QUICK, RANK_DEATH], ids=["happy", "rank death"])
