@@ -10,6 +10,7 @@ import pytest
 from harness.cluster import Cluster, running_cluster
 from harness.installation import Installation, installed, make_claim
 from harness.kubelet import SimulatedKubelet, running_kubelet
+from harness.scene import Scene, set_scene
 
 
 @pytest.fixture(scope="session")
@@ -42,4 +43,11 @@ def installation(
     """Install the operator's roles for a namespace with the claim that jobs read from."""
     make_claim(cluster, namespace, "sources")
     with installed(cluster, namespace, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def scene(installation: Installation, kubelet: SimulatedKubelet, tmp_path: Path) -> Iterator[Scene]:
+    """Put a proxy before the installation's operator."""
+    with set_scene(installation, kubelet, tmp_path) as made:
         yield made
