@@ -66,6 +66,10 @@ class Crowd:
         """The uid of a job that was made here."""
         return self._uids[name]
 
+    def families(self) -> tuple[str, ...]:
+        """How the names of the jobs' children begin."""
+        return tuple(f"{name}-{uid[:6]}-" for name, uid in self._uids.items())
+
     def owner(self, write: Write) -> str | None:
         """The job that a write is for."""
         for name, uid in list(self._uids.items()):

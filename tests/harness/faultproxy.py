@@ -46,7 +46,8 @@ class Strike(StrEnum):
     UNAVAILABLE = "503, and nothing is written"
     DELAY = "written two seconds late"
     DUPLICATE = "written twice; the second answer is passed on"
-    HOLD = "written once what the test does to the client meanwhile is done"
+    HOLD = "written once what the test does meanwhile is done"
+    HOLD_REPLY = "written at once, and answered once what the test does meanwhile is done"
 
 
 _REFUSALS = {
@@ -55,7 +56,7 @@ _REFUSALS = {
     Strike.FAILED: (500, "InternalError"),
     Strike.UNAVAILABLE: (503, "ServiceUnavailable"),
 }
-_KILLS = (Strike.KILL_BEFORE, Strike.KILL_AFTER, Strike.HOLD)
+_KILLS = (Strike.KILL_BEFORE, Strike.KILL_AFTER, Strike.HOLD, Strike.HOLD_REPLY)
 # So many writes may wait at the same time for the death of the client that made them.
 _KILLERS = 256
 
@@ -211,7 +212,7 @@ class FaultProxy:
         if strike is Strike.DUPLICATE:
             reply = await self._forward(request, body)
         write.code = reply.status
-        if strike is Strike.KILL_AFTER:
+        if strike in (Strike.KILL_AFTER, Strike.HOLD_REPLY):
             await self._kill_client()
         if strike in (Strike.KILL_AFTER, Strike.DROP_REPLY):
             return _broken_off(request)

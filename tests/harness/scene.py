@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -78,6 +80,24 @@ class Scene:
     def assert_all_as_undisturbed(self) -> None:
         """Every job has come to the same as the one that nothing has happened to."""
         assert_alike(self.installation, self.kubelet, self.crowd, like="calm")
+        self.assert_jobs_only_made()
+
+    def assert_jobs_only_made(self) -> None:
+        """Every Job was made once, and never applied or changed (these have no deadline).
+
+        A job that somebody took away by force, with our finalizer, is not looked at.
+        """
+        writes = [
+            write
+            for write in self.proxy.writes
+            if "/batch/v1/" in write.path and write.name.startswith(self.crowd.families())
+        ]
+        assert writes
+        changed = [write for write in writes if write.method in {"PATCH", "PUT"}]
+        assert not changed, changed
+        made = Counter(write.name for write in writes if write.code == http.client.CREATED)
+        twice = [write for write in writes if made[write.name] > 1]
+        assert not twice, twice
 
 
 @contextmanager

@@ -139,19 +139,20 @@ def test_the_client_dies_before_or_after_its_write(
     assert is_there(cluster, client, "one") is written
 
 
-def test_a_held_write_is_made_after_what_is_done_meanwhile(
-    cluster: Cluster, proxy: FaultProxy, client: Client
+@pytest.mark.parametrize(("strike", "written"), [(Strike.HOLD, False), (Strike.HOLD_REPLY, True)])
+def test_a_write_or_its_answer_waits_for_what_is_done_meanwhile(
+    cluster: Cluster, proxy: FaultProxy, client: Client, strike: Strike, *, written: bool
 ) -> None:
     there: list[bool] = []
 
     def meanwhile() -> None:
         there.append(is_there(cluster, client, "held"))
 
-    proxy.plan_each(lambda write: Strike.HOLD if write.name == "held" else None, meanwhile)
+    proxy.plan_each(lambda write: strike if write.name == "held" else None, meanwhile)
     assert client.create("other")[0] == 201
     assert there == []
     assert client.create("held")[0] == 201
-    assert there == [False]
+    assert there == [written]
     assert is_there(cluster, client, "held")
 
 

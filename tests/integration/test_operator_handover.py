@@ -53,22 +53,51 @@ def test_an_operator_that_is_asked_to_end_hands_over_at_once(scene: Scene) -> No
 
 
 def test_an_upgrade_takes_over_the_gang_that_its_forerunner_made(scene: Scene) -> None:
-    """What it would make of the same run differs, and a Job's template can't be changed."""
-    crowd = scene.crowd
+    """The Job is there and its pods are late, so it is asked for again, now with another template.
+
+    A Job's template can't be changed; that of the same run is as good as the new one.
+    """
+    installation, crowd = scene.installation, scene.crowd
     with scene.operator(identity="the-one") as old:
         scene.undisturbed()
-        crowd.meet({"upgraded": (_makes_the_training, Strike.KILL_AFTER)})
+        crowd.meet({"upgraded": (_writes_the_training_run, Strike.HOLD)})
         crowd.apply(one_of_many("upgraded"))
         crowd.wait_until_met()
+        quota = _forbid_pods(installation)
+        crowd.let_go()
+        installation.until(lambda: 201 in _answers(scene), "the Job to be made")
         old.kill()
-    crowd.let_go()
     with scene.operator(identity="the-one", pull_policy="Never"):
+        installation.until(lambda: 409 in _answers(scene), "the Job to be asked for again")
+        assert installation.cluster.request("DELETE", quota).status == 200
         crowd.wait_over()
     scene.assert_all_as_undisturbed()
 
 
-def _makes_the_training(write: Write, _: int) -> bool:
-    return "-train-" in write.name and write.path.partition("?")[0].endswith("/jobs")
+def _writes_the_training_run(write: Write, _: int) -> bool:
+    return "-train-" in write.name and "/configmaps/" in write.path
+
+
+def _answers(scene: Scene) -> set[int | None]:
+    """What was answered to those who asked for the Job of the training that is upgraded."""
+    wanted = (write for write in scene.proxy.writes if "/batch/v1/" in write.path)
+    return {
+        write.code
+        for write in wanted
+        if write.name.startswith("upgraded-") and "-train-" in write.name
+    }
+
+
+def _forbid_pods(installation: Installation) -> str:
+    quotas = f"/api/v1/namespaces/{installation.namespace}/resourcequotas"
+    quota = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "none"},
+        "spec": {"hard": {"pods": "0"}},
+    }
+    assert installation.cluster.request("POST", quotas, quota).status == 201
+    return f"{quotas}/none"
 
 
 def _leads(operator: OperatorProcess) -> bool:
