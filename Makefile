@@ -37,6 +37,25 @@ test: env test-tools ## Run every tier of tests that this machine can run (TESTS
 	@echo "test: $(TESTS)"
 	@$(BIN)/python -m pytest $(TESTS)
 
+CLUSTER_PROGRAMS := etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns kubectl
+
+.PHONY: images
+images: env ## Build the operator's and the trainer's image, with no container engine (Debian, root)
+	@$(BIN)/python -m tools.cluster images
+
+.PHONY: cluster-up
+cluster-up: env ## Start a real Kubernetes of two nodes on this machine alone (Debian, root)
+	@$(PYTHON) tools/build.py $(CLUSTER_PROGRAMS)
+	@$(BIN)/python -m tools.cluster up
+
+.PHONY: cluster-down
+cluster-down: env ## Stop it, and leave nothing of it but its logs
+	@$(BIN)/python -m tools.cluster down
+
+.PHONY: test-cluster
+test-cluster: ## Prove the product on that cluster: built images, real pods, real training
+	@$(MAKE) test TESTS=tests/cluster FINETUNE_REQUIRE_TIERS=cluster
+
 .PHONY: lint
 lint: env ## Check style, formatting, types and the arrows between the packages
 	@echo "lint: ruff check"
@@ -72,11 +91,13 @@ test-tools: require-python
 .PHONY: env
 env: .venv/.installed ## Make .venv with everything pinned and checked by hash
 
-.venv/.installed: constraints/dev.txt pyproject.toml $(UV)
+.venv/.installed: constraints/dev.txt constraints/build.txt pyproject.toml $(UV)
 	@echo "env: installing the pinned packages into .venv"
 	@[ -x $(BIN)/python ] || $(UV) venv --quiet --python "$$(command -v $(PYTHON))" .venv
-	@$(UV) pip install --python $(BIN)/python --require-hashes -r constraints/dev.txt
-	@$(UV) pip install --python $(BIN)/python --no-deps -e .
+	@$(UV) pip install --python $(BIN)/python --require-hashes \
+		--build-constraints constraints/build.txt -r constraints/dev.txt
+	@$(UV) pip install --python $(BIN)/python --no-deps \
+		--build-constraints constraints/build.txt -e .
 	@touch $@
 
 $(UV): constraints/uv.txt | require-python
@@ -94,9 +115,11 @@ RESOLVE := --universal --python-version 3.11 \
 
 .PHONY: constraints
 constraints: $(UV) ## Resolve the pinned packages anew (UPGRADE=--upgrade for newer ones)
-	@echo "constraints: uv.txt, dev.txt, then the two images' operator.txt and trainer.txt out of dev.txt"
+	@echo "constraints: uv.txt, dev.txt, then build.txt and the two images' operator.txt and trainer.txt"
 	@echo "uv>=0.13" | $(UV) pip compile - $(RESOLVE) $(UPGRADE) -o constraints/uv.txt
 	@$(UV) pip compile pyproject.toml $(RESOLVE) $(UPGRADE) --all-extras -o constraints/dev.txt
+	@printf 'hatchling>=1.27\nsetuptools\nwheel\n' | \
+		$(UV) pip compile - $(RESOLVE) -c constraints/dev.txt -o constraints/build.txt
 	@$(UV) pip compile pyproject.toml $(RESOLVE) --extra operator -c constraints/dev.txt -o constraints/operator.txt
 	@$(UV) pip compile pyproject.toml $(RESOLVE) --extra trainer -c constraints/dev.txt -o constraints/trainer.txt
 

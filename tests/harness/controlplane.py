@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.audit import write_audit_policy
-from harness.certificates import ClusterCertificates, make_certificates
 from harness.processes import free_port, program, running
+from tools.cluster.certificates import ClusterCertificates, make_certificates
 
 HOST = "127.0.0.1"
 SERVICE_RANGE = "10.96.0.0/16"

@@ -21,9 +21,9 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from harness.certificates import make_certificates
 from harness.controlplane import HOST, ControlPlane, write_kubeconfig
 from harness.loopthread import LoopThread, loop_thread
+from tools.cluster.certificates import make_certificates
 
 WRITES = ("POST", "PUT", "PATCH", "DELETE")
 NOT_COUNTED = ("leases", "events")

@@ -15,7 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from harness.certificates import make_certificates
+from tools.cluster.certificates import make_certificates
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.config import kubeconfig_connection
 from finetune_operator.kube.errors import UnreachableError
 from finetune_operator.kube.resources import CONFIG_MAPS
-from harness.certificates import make_certificates
 from harness.controlplane import (
     ADMIN,
     FIRST_SERVICE_ADDRESS,
@@ -26,6 +25,7 @@ from harness.controlplane import (
     running_etcd,
 )
 from harness.processes import free_port, running
+from tools.cluster.certificates import make_certificates
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Makes the keys and certificates of one test cluster; used by `controlplane.py`.
+"""Makes the keys and certificates of one cluster, of this package or of the tests' own.
 
-They are made anew for each run and trusted by nothing else.
+They are made anew for each one and trusted by nothing else.
 """
 
 from __future__ import annotations
@@ -22,12 +22,18 @@ LIFETIME = timedelta(days=2)
 
 @dataclass(frozen=True)
 class ClusterCertificates:
-    """Paths of PEM files: the authority, the API server's own, and the signer of tokens."""
+    """Paths of PEM files."""
 
     authority: Path
+    """Who is trusted."""
     server_certificate: Path
+    """The API server's own."""
     server_key: Path
+    kubelet_client_certificate: Path
+    """What the API server shows to kubelets, when it asks them for logs."""
+    kubelet_client_key: Path
     token_public_key: Path
+    """Of the pair that signs service accounts' tokens."""
     token_private_key: Path
 
 
@@ -35,13 +41,17 @@ def make_certificates(folder: Path, *, addresses: tuple[str, ...]) -> ClusterCer
     """Write a new authority, a server certificate for `addresses`, and a token key pair."""
     authority_key = ec.generate_private_key(ec.SECP256R1())
     server_key = ec.generate_private_key(ec.SECP256R1())
+    client_key = ec.generate_private_key(ec.SECP256R1())
     token_key = ec.generate_private_key(ec.SECP256R1())
     authority = self_signed_authority(authority_key)
     server = server_certificate(server_key, authority, authority_key, addresses)
+    client = client_certificate(client_key, authority, authority_key)
     return ClusterCertificates(
         authority=write(folder / "ca.crt", certificate_pem(authority)),
         server_certificate=write(folder / "apiserver.crt", certificate_pem(server)),
         server_key=write(folder / "apiserver.key", private_pem(server_key)),
+        kubelet_client_certificate=write(folder / "kubelet-client.crt", certificate_pem(client)),
+        kubelet_client_key=write(folder / "kubelet-client.key", private_pem(client_key)),
         token_public_key=write(folder / "service-accounts.pub", public_pem(token_key)),
         token_private_key=write(folder / "service-accounts.key", private_pem(token_key)),
     )
@@ -71,6 +81,20 @@ def server_certificate(
         new_certificate(subject, authority.subject, key.public_key())
         .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(authority_key, hashes.SHA256())
+    )
+
+
+def client_certificate(
+    key: ec.EllipticCurvePrivateKey,
+    authority: x509.Certificate,
+    authority_key: ec.EllipticCurvePrivateKey,
+) -> x509.Certificate:
+    """Return the certificate by which kubelets know the API server."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "kube-apiserver-kubelet-client")])
+    return (
+        new_certificate(subject, authority.subject, key.public_key())
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(authority_key, hashes.SHA256())
     )
 
