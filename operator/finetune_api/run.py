@@ -113,6 +113,7 @@ class Env(StrEnum):
     TERMINATION_LOG = "FINETUNE_TERMINATION_LOG"
     GRACE_SECONDS = "FINETUNE_GRACE_SECONDS"
     REPORT_SECONDS = "FINETUNE_REPORT_SECONDS"
+    FAKE_GPUS = "FINETUNE_FAKE_GPUS"
 
 
 ENV_MEANING: dict[Env, str] = {
@@ -130,6 +131,8 @@ ENV_MEANING: dict[Env, str] = {
     Env.GRACE_SECONDS: "Seconds from SIGTERM to SIGKILL.",
     Env.REPORT_SECONDS: "How long a pod that has prepared or evaluated serves /report, if nobody "
     "acknowledges it sooner; 0 or unset, as in a local run: not at all.",
+    Env.FAKE_GPUS: "true on a test cluster whose nodes only claim to have accelerators: ranks "
+    "compute on the CPU instead. Otherwise a rank that sees none ends as a fault of the node.",
 }
 
 

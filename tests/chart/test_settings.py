@@ -20,7 +20,10 @@ CHANGED: Values = {
         "logLevel": "DEBUG",
         "extraEnv": [{"name": "PYTHONWARNINGS", "value": "default"}],
     },
-    "trainer": {"image": {"repository": "registry.example/trainer", "pullPolicy": "Always"}},
+    "trainer": {
+        "image": {"repository": "registry.example/trainer", "pullPolicy": "Always"},
+        "fakeGpus": True,
+    },
 }
 
 
@@ -46,6 +49,7 @@ def test_the_values_reach_the_operator_as_its_settings() -> None:
     assert settings.cluster.trainer.image == "registry.example/trainer:0.1.0"
     assert settings.cluster.trainer.image_pull_policy == "Always"
     assert settings.cluster.trainer.report_seconds == 90
+    assert settings.cluster.trainer.fake_gpus
     assert settings.cluster.control_interval == timedelta(seconds=30)
     assert settings.lease == timedelta(seconds=60)
     assert settings.resync == timedelta(seconds=20)

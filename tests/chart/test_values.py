@@ -42,6 +42,7 @@ OTHER: dict[str, Any] = {
     "trainer.image.tag": "another",
     "trainer.image.digest": "sha256:" + "0" * 64,
     "trainer.image.pullPolicy": "Always",
+    "trainer.fakeGpus": True,
     "serviceAccount.create": False,
     "serviceAccount.name": "another",
     "serviceAccount.annotations": {"a": "b"},

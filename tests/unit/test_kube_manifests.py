@@ -163,7 +163,7 @@ def test_a_pod_is_told_who_it_is_and_where_everything_lies() -> None:
 
 def test_every_variable_of_the_contract_is_set_but_the_one_of_local_runs() -> None:
     ours = {name for name in a_gang().variables() if name.startswith("FINETUNE_")}
-    assert ours == {str(name) for name in Env} - {Env.BASE}
+    assert ours == {str(name) for name in Env} - {Env.BASE, Env.FAKE_GPUS}
 
 
 @pytest.mark.parametrize(
@@ -196,6 +196,22 @@ def test_a_pod_holds_the_accelerators_that_its_step_uses(
     assert resources["requests"] == resources["limits"]
     selected = gang.pod().get("nodeSelector")
     assert selected == ({"nvidia.com/gpu.product": "H100"} if asked else None)
+
+
+@pytest.mark.parametrize(
+    ("step", "gpus", "marked"),
+    [(Step.TRAIN, 2, True), (Step.PREPARE, 2, False), (Step.TRAIN, 0, False)],
+)
+def test_a_pod_with_fake_accelerators_asks_for_them_and_says_so(
+    step: Step, gpus: int, marked: bool
+) -> None:
+    gang = a_gang(step, compute={"gpusPerWorker": gpus})
+    fake = replace(TRAINER, fake_gpus=True)
+    assert gang.variables(fake)[Env.FAKE_GPUS] == "true"
+    assert gang.container(fake)["resources"] == gang.container()["resources"]
+    template = gang.batch_job(fake)["spec"]["template"]
+    assert ("finetune.dev/fake-gpus" in template["metadata"]["annotations"]) == marked
+    assert "finetune.dev/fake-gpus" not in gang.batch_job()["metadata"]["annotations"]
 
 
 @pytest.mark.parametrize(("step", "pods"), [(Step.PREPARE, 1), (Step.TRAIN, 3), (Step.EVALUATE, 1)])

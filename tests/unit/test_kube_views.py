@@ -128,6 +128,15 @@ def test_where_it_is_bound_decides_the_price() -> None:
     assert placement.capacity_type == CapacityType.SPOT
     # An accelerator's price is all-in.
     assert (placement.milli_cores, placement.memory_mebibytes) == (0, 0)
+    assert not placement.fake_gpu
+
+
+def test_a_pod_that_says_that_its_accelerators_are_fake_is_priced_as_such() -> None:
+    pod = APod().bound()
+    pod.metadata["annotations"]["finetune.dev/fake-gpus"] = "true"
+    placement = pod.view(a_node()).placement
+    assert placement is not None
+    assert placement.fake_gpu
 
 
 def test_a_pod_without_accelerators_pays_cores_and_memory() -> None:

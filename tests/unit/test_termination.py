@@ -20,6 +20,7 @@ from finetune_api.run import Env
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import StorageError, UsageError
 from finetune_trainer.reporting.termination import encode_termination, write_termination
+from harness.gangobjects import a_gang
 
 
 def a_word(message: str, traceback: str = "") -> Termination:
@@ -122,6 +123,16 @@ def test_a_run_that_cant_be_read_names_its_fields(
     environment = RankEnvironment.from_env({**ENVIRONMENT, Env.RUN_FILE.value: str(run)})
     with pytest.raises(UsageError, match=words):
         environment.load_run()
+
+
+@pytest.mark.parametrize(("fake", "device"), [("true", "cpu"), ("", "cuda")])
+def test_where_accelerators_are_fake_a_run_computes_on_the_cpu(
+    tmp_path: Path, fake: str, device: str
+) -> None:
+    run = tmp_path / "run.json"
+    run.write_text(a_gang().action.run.model_dump_json(by_alias=True))
+    told = {**ENVIRONMENT, Env.RUN_FILE.value: str(run), Env.FAKE_GPUS.value: fake}
+    assert RankEnvironment.from_env(told).load_run().gang.device == device
 
 
 def test_a_run_that_is_not_there_is_a_storage_error(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class RankEnvironment:
     termination_log: Path | None
     grace_seconds: int
     report_seconds: int
+    fake_gpus: bool
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "RankEnvironment":
@@ -75,10 +76,11 @@ class RankEnvironment:
                 environ, Env.GRACE_SECONDS, default=_DEFAULT_GRACE_SECONDS, least=1
             ),
             report_seconds=_number(environ, Env.REPORT_SECONDS, default=0, least=0),
+            fake_gpus=environ.get(Env.FAKE_GPUS) == "true",
         )
 
     def load_run(self) -> Run:
-        """Read the run that this process has to do.
+        """Read the run that this process has to do, with the CPU in place of a fake accelerator.
 
         Raises
         ------
@@ -95,7 +97,7 @@ class RankEnvironment:
                 f"{Env.RUN_FILE} must name the JSON of the resolved run"
             ) from error
         try:
-            return Run.model_validate_json(text)
+            run = Run.model_validate_json(text)
         except ValidationError as error:
             fields = "; ".join(
                 f"{'.'.join(str(part) for part in one['loc']) or 'file'}: {one['msg']}"
@@ -105,6 +107,9 @@ class RankEnvironment:
                 f"{self.run_file}: not a run that this trainer reads: {fields}; "
                 "use the trainer image of the operator's own version"
             ) from error
+        if not self.fake_gpus:
+            return run
+        return run.model_copy(update={"gang": run.gang.model_copy(update={"device": "cpu"})})
 
 
 def _required(environ: Mapping[str, str], name: Env) -> str:

@@ -24,6 +24,8 @@ RELEASED_AT_ANNOTATION = f"{GROUP}/released-at"
 """When a pod's gate was removed; stamped with it."""
 RUN_DIGEST_ANNOTATION = f"{GROUP}/run-digest"
 """On a pod: digest of the run that it was made for."""
+FAKE_GPUS_ANNOTATION = f"{GROUP}/fake-gpus"
+"""On a pod: CPUs stand in for the accelerators that it asks for."""
 
 POD_FINALIZER = f"{GROUP}/metered"
 """Keeps a pod's facts until its record is sealed."""

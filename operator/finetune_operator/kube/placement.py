@@ -9,7 +9,12 @@ from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import CapacityType
 from finetune_api.report import Step
 from finetune_operator.cost.pods import Placement
-from finetune_operator.kube.names import GPU_PRODUCT_LABEL, GPU_RESOURCE, TRAINER_CONTAINER
+from finetune_operator.kube.names import (
+    FAKE_GPUS_ANNOTATION,
+    GPU_PRODUCT_LABEL,
+    GPU_RESOURCE,
+    TRAINER_CONTAINER,
+)
 from finetune_operator.kube.resources import Json
 
 _T = TypeVar("_T")
@@ -52,6 +57,7 @@ def placement_of(pod: Json, node: Json | None) -> Placement:
         provider=_provider(node),
         region=labels.get(_REGION_LABEL),
         capacity_type=capacity_type(labels),
+        fake_gpu=FAKE_GPUS_ANNOTATION in pod["metadata"].get("annotations", {}),
     )
 
 

@@ -25,6 +25,7 @@ class Env(StrEnum):
     WORKERS = "FINETUNE_WORKERS"
     CONTROL_INTERVAL_SECONDS = "FINETUNE_CONTROL_INTERVAL_SECONDS"
     REPORT_SECONDS = "FINETUNE_REPORT_SECONDS"
+    FAKE_GPUS = "FINETUNE_FAKE_GPUS"
     LISTEN = "FINETUNE_LISTEN"
     LOG_LEVEL = "FINETUNE_LOG_LEVEL"
     IDENTITY = "FINETUNE_IDENTITY"
@@ -41,6 +42,8 @@ ENV_MEANING: dict[Env, str] = {
     Env.WORKERS: "Jobs that are looked at at the same time (default 8).",
     Env.CONTROL_INTERVAL_SECONDS: "The longest time between two looks at a running job (15).",
     Env.REPORT_SECONDS: "How long a finished pod offers its report before it ends (60).",
+    Env.FAKE_GPUS: "true on a test cluster whose nodes only claim to have accelerators: training "
+    "runs on the CPU, and every price is marked as one of a fake GPU (false).",
     Env.LISTEN: "HOST:PORT of /healthz, /readyz and /metrics (0.0.0.0:8080).",
     Env.LOG_LEVEL: "DEBUG, INFO (default), WARNING or ERROR.",
     Env.IDENTITY: "Name of this process in the Lease; by default host name and a random part.",
@@ -77,6 +80,7 @@ class OperatorSettings:
             image_pull_policy=environment.get(Env.TRAINER_PULL_POLICY) or "IfNotPresent",
             report_seconds=int(_number(environment, Env.REPORT_SECONDS, 60, 0, 3600)),
             operator_namespace=own_namespace,
+            fake_gpus=_flag(environment, Env.FAKE_GPUS),
         )
         interval = _number(environment, Env.CONTROL_INTERVAL_SECONDS, 15, 1, 300)
         watched = (part.strip() for part in environment.get(Env.WATCH_NAMESPACES, "").split(","))
@@ -130,6 +134,13 @@ def _number(
     if not least <= value <= most:
         raise SettingsError(f"{name} is {text!r}: use a number from {least:g} to {most:g}")
     return value
+
+
+def _flag(environment: Mapping[str, str], name: Env) -> bool:
+    text = environment.get(name) or "false"
+    if text not in ("true", "false"):
+        raise SettingsError(f"{name} is {text!r}: use true or false")
+    return text == "true"
 
 
 def _address(text: str) -> tuple[str, int]:

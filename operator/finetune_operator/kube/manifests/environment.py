@@ -46,6 +46,8 @@ def environment(job: FineTuneJob, action: CreateGang, trainer: TrainerSettings) 
         "OMP_NUM_THREADS": str(_threads_per_rank(job, action)),
         "PYTHONUNBUFFERED": "1",
     }
+    if trainer.fake_gpus:
+        fixed[Env.FAKE_GPUS] = "true"
     told: dict[str, str] = {
         Env.ATTEMPT: f"metadata.annotations['{ATTEMPT_ANNOTATION}']",
         Env.WORKER: f"metadata.annotations['{_INDEX_ANNOTATION}']",

@@ -14,6 +14,7 @@ from finetune_operator.kube.manifests.security import (
 from finetune_operator.kube.manifests.settings import TrainerSettings
 from finetune_operator.kube.manifests.volumes import mounts, volumes
 from finetune_operator.kube.names import (
+    FAKE_GPUS_ANNOTATION,
     GATE,
     GPU_PRODUCT_LABEL,
     GPU_RESOURCE,
@@ -38,6 +39,8 @@ def gang_job(job: FineTuneJob, action: CreateGang, trainer: TrainerSettings) -> 
     workers = action.run.gang.workers
     labels = gang_labels(job, action.step, action.attempt)
     annotations = {RUN_DIGEST_ANNOTATION: run_digest(action.run)}
+    if trainer.fake_gpus and _gpus(action):
+        annotations[FAKE_GPUS_ANNOTATION] = "true"
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
