@@ -203,7 +203,7 @@ def test_a_pod_holds_the_accelerators_that_its_step_uses(
     [(Step.TRAIN, 2, True), (Step.PREPARE, 2, False), (Step.TRAIN, 0, False)],
 )
 def test_a_pod_with_fake_accelerators_asks_for_them_and_says_so(
-    step: Step, gpus: int, marked: bool
+    step: Step, gpus: int, *, marked: bool
 ) -> None:
     gang = a_gang(step, compute={"gpusPerWorker": gpus})
     fake = replace(TRAINER, fake_gpus=True)
