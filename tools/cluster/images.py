@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tools.cluster.commands import run, run_logged, say
-from tools.cluster.containers import imported
 from tools.cluster.packages import FOR_IMAGES, require
 from tools.cluster.place import IMAGE_STORE, IMAGES, REPOSITORY
+from tools.cluster.store import LAYOUT, store
 
 VERSION = "0.1.0"
 OPERATOR = f"localhost/finetune-operator:{VERSION}"
@@ -179,12 +179,8 @@ def _build_from_dockerfile(image: str) -> None:
 
 def _store(image: str) -> None:
     """Move an image from the builder's storage into the store that nodes start from."""
-    archive = IMAGES / "archive.tar"
-    archive.unlink(missing_ok=True)
+    tag = image.rpartition("/")[2].replace(":", "-")
     log = IMAGES / "store.log"
-    try:
-        push = _buildah("push", "--quiet", image, f"docker-archive:{archive}:{image}")
-        run_logged(image, log, push, os.environ | {"TMPDIR": str(IMAGES)})
-        imported(archive, log)
-    finally:
-        archive.unlink(missing_ok=True)
+    push = _buildah("push", "--quiet", image, f"oci:{LAYOUT}:{tag}")
+    run_logged(image, log, push, os.environ | {"TMPDIR": str(IMAGES)})
+    store(image, tag, log)
