@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.phases import TRANSITIONS, Phase
+from finetune_api.phases import TRANSITIONS, ConditionType, Phase, Reason
 from finetune_api.report import FailureClass, Step
 from finetune_api.times import milliseconds_between, parse_time
 from finetune_api.usage import TimeClass
@@ -447,6 +447,18 @@ async def test_a_gang_that_is_not_placed_whole_gives_back_what_it_holds() -> Non
     (use,) = [r for r in world.records.values() if r.spec.attempt == 2]
     assert [entry.worker for entry in use.spec.entries] == [0]
     assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
+
+
+async def test_what_keeps_a_worker_from_starting_is_said_while_the_gang_still_waits() -> None:
+    world = World(job=a_job(policy={"startTimeoutSeconds": 30}), unplaced=frozenset({2}))
+    said = "Worker 1 does not start: Unschedulable: 0/3 nodes have room"
+    await drive(world, until=lambda decision: said in (decision.status.message or ""))
+    status = world.status
+    assert status is not None
+    assert status.attempts[1].state == "Starting"
+    running = find(status.conditions, ConditionType.RUNNING)
+    assert running is not None
+    assert (running.reason, running.message) == (Reason.STARTING, status.message)
 
 
 async def test_gangs_in_each_others_way_come_back_at_different_times() -> None:

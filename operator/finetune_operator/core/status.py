@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from finetune_api.phases import ConditionType, Reason
-from finetune_api.status import JobStatus, Resolved
+from finetune_api.status import AttemptStatus, JobStatus, Resolved
 from finetune_api.times import format_time, parse_time
 from finetune_operator.core.conditions import find, is_true, phase_of, with_condition
 from finetune_operator.core.decision import Event
@@ -109,15 +109,26 @@ def _proceeding(situation: Situation, status: JobStatus, gangs: GangStep) -> Job
     message = f"Attempt {row.number}: {row.step}."
     if gangs.ahead:
         message += f" It waits until {gangs.ahead} has its devices."
+    elif row.state == "Starting":
+        message += _obstacle(situation, row)
     state: Literal["True", "False"] = "True" if row.state == "Running" else "False"
     status = _set(situation, status, ConditionType.RUNNING, reason, message, state)
     return status.model_copy(
         update={
             "reason": str(reason),
-            "message": message,
+            "message": message[:1024],
             "start_time": status.start_time or row.start_time,
         }
     )
+
+
+def _obstacle(situation: Situation, attempt: AttemptStatus) -> str:
+    """What scheduler or kubelet say keeps a worker from starting; of a usual start, nothing."""
+    for pod in situation.pods_of(attempt.number):
+        said = pod.waiting or ""
+        if pod.released and pod.live and pod.started_at is None and ": " in said:
+            return f" Worker {pod.worker} does not start: {said}"
+    return ""
 
 
 def _not_running(situation: Situation, status: JobStatus, reason: str, message: str) -> JobStatus:
