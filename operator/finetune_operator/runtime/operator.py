@@ -56,7 +56,7 @@ class _Operator:
     def __init__(self, settings: OperatorSettings) -> None:
         self._settings = settings
         self._caches = Caches()
-        self._metrics = OperatorMetrics(self._caches.jobs)
+        self._metrics = OperatorMetrics(self._caches.jobs, self._caches.records)
         self._queue: WorkQueue[JobKey] = WorkQueue()
         self._leading = False
         self._synced = False
@@ -111,7 +111,13 @@ class _Operator:
                 ("lease", lease.keep()),
                 (
                     "watches",
-                    watches.watch(handlers, self._settings.cluster.watch_namespaces, started, end),
+                    watches.watch(
+                        handlers,
+                        self._settings.cluster.watch_namespaces,
+                        self._settings.identity,
+                        started,
+                        end,
+                    ),
                 ),
                 ("resync", self._resync(cluster)),
                 *((f"worker-{n}", self._work(controller)) for n in range(self._settings.workers)),

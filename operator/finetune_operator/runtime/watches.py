@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import kopf
+from kopf._core.engines.peering import Identity
 
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cache import Cache
@@ -91,11 +92,14 @@ def settings() -> kopf.OperatorSettings:
 async def watch(
     handlers: kopf.OperatorRegistry,
     namespaces: Collection[str],
+    identity: str,
     started: asyncio.Event,
     stop: asyncio.Event,
 ) -> None:
     """Watch until told to stop; without namespaces, all of them. Raises what kopf can't mend."""
     await kopf.operator(
+        # Left to itself, it asks for the user's name, which no image knows of an arbitrary one.
+        identity=Identity(identity),
         registry=handlers,
         settings=settings(),
         standalone=True,
