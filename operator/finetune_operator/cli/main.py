@@ -13,7 +13,7 @@ import click
 from finetune_api.report import ExitCode
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.manifest import Manifest, ManifestError, read_manifests
-from finetune_operator.cli.report import rewrite_report
+from finetune_operator.cli.report import rewrite_report, write_cluster_report
 from finetune_operator.cli.run import Options, run_job
 from finetune_operator.core.policies.validity import spec_problems
 
@@ -68,10 +68,34 @@ def validate(files: tuple[Path, ...]) -> None:
 
 
 @commands.command()
-@click.argument("workspace", required=False, type=click.Path(path_type=Path))
-def report(workspace: Path | None) -> None:
-    """Write a run's page anew, and print where it lies."""
-    click.echo(rewrite_report(workspace))
+@click.argument("job", metavar="[NAME | WORKSPACE]", required=False)
+@click.option("-n", "--namespace", help="Of a job on a cluster (default: the context's).")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="File for the page of a job on a cluster (default: NAME.html).",
+)
+def report(job: str | None, namespace: str | None, output: Path | None) -> None:
+    """Write a job's page anew, and print where it lies.
+
+    NAME is a job on the cluster that kubectl talks to; a folder is the workspace of a local run.
+    """
+    local = namespace is None and (job is None or "/" in job or Path(job).is_dir())
+    if local and output is not None:
+        raise CommandError(
+            "--output goes with a job on a cluster: a workspace has its own report.html",
+            ExitCode.USAGE,
+        )
+    if job is None and namespace is not None:
+        raise CommandError("--namespace goes with a job's name: give it", ExitCode.USAGE)
+    if local or job is None:
+        page = rewrite_report(Path(job) if job else None)
+    else:
+        page = write_cluster_report(
+            job, namespace, output, lambda said: click.echo(f"note: {said}", err=True)
+        )
+    click.echo(page)
 
 
 def _read(files: tuple[Path, ...]) -> Manifest:

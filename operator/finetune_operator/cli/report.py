@@ -1,8 +1,10 @@
-"""The page of a workspace: what it is made from, gathered and written.
+"""The page of a job: what it is made from, gathered and written.
 
-``run`` writes it at the end of every run; ``finetune report`` writes it anew.
+``run`` writes it at the end of every run; ``finetune report`` writes it anew, of a workspace or of
+a job on a cluster.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -56,6 +58,30 @@ def rewrite_report(root: Path | None) -> Path:
         return write_report(workspace, state.job)
     except (WorkspaceError, OSError) as error:
         raise CommandError(str(error), ExitCode.STORAGE) from error
+
+
+def write_cluster_report(
+    name: str, namespace: str | None, output: Path | None, warn: Callable[[str], None]
+) -> Path:
+    """Write the page of a job on a cluster, by default to NAME.html; returns where it lies.
+
+    Raises
+    ------
+    CommandError
+        If the job can't be read, or the file can't be written.
+    """
+    # A local run needs no Kubernetes client, whose import takes a while.
+    from finetune_operator.cli.clusterfacts import cluster_facts
+
+    path = (output or Path(f"{name}.html")).absolute()
+    facts = cluster_facts(name, namespace, warn)
+    try:
+        write_page(path, facts)
+    except OSError as error:
+        raise CommandError(
+            f"{path}: can't be written ({error.strerror})", ExitCode.STORAGE
+        ) from error
+    return path
 
 
 def _only_workspace() -> Path:

@@ -14,7 +14,12 @@ from pathlib import Path
 
 import yaml
 from kubernetes.aio.client.configuration import Configuration
-from kubernetes.aio.config import ConfigException, load_incluster_config, load_kube_config
+from kubernetes.aio.config import (
+    ConfigException,
+    list_kube_config_contexts,
+    load_incluster_config,
+    load_kube_config,
+)
 
 _log = logging.getLogger(__name__)
 _HOME_KUBECONFIG = Path("~/.kube/config").expanduser()
@@ -92,6 +97,24 @@ async def find_connection(environment: Mapping[str, str] = os.environ) -> Connec
     raise ConfigurationError(
         f"no API server is known: set KUBECONFIG, write {_HOME_KUBECONFIG}, or run in a pod"
     )
+
+
+def context_namespace(environment: Mapping[str, str] = os.environ) -> str:
+    """The namespace that a person works in: of the kubeconfig's current context, else `default`.
+
+    Raises
+    ------
+    ConfigurationError
+        If a kubeconfig is named that can't be read.
+    """
+    files = environment.get("KUBECONFIG") or str(_HOME_KUBECONFIG)
+    if not environment.get("KUBECONFIG") and not _HOME_KUBECONFIG.exists():
+        return "default"
+    try:
+        _, current = list_kube_config_contexts(config_file=files)
+    except (ConfigException, OSError, yaml.YAMLError, *_SHAPE_ERRORS) as error:
+        raise ConfigurationError(f"kubeconfig {files}: {error}") from error
+    return str(current.get("context", {}).get("namespace") or "default")
 
 
 async def kubeconfig_connection(files: str) -> Connection:
