@@ -76,6 +76,28 @@ def totals(records: Sequence[UsageRecord], currency: str, now: datetime) -> Tota
     )
 
 
+class UseKey(NamedTuple):
+    """What use is summed by where no single job is meant."""
+
+    device: str
+    fake_gpu: bool
+    time_class: TimeClass
+    currency: str
+    """Empty where there is no price."""
+
+
+def use_by_device(records: Iterable[UsageRecord], now: datetime) -> Mapping[UseKey, ClassTotal]:
+    """Sum records of any number of jobs; what is open is counted up to ``now``, as in `totals`."""
+    sums: dict[UseKey, ClassTotal] = {}
+    for entry in (entry for record in records for entry in record.spec.entries):
+        currency = entry.rate.currency if entry.rate else ""
+        for part in _parts(entry, instant(now)):
+            key = UseKey(entry.device, entry.fake_gpu, part.name, currency)
+            milliseconds, cost = sums.get(key, (Fraction(), Fraction()))
+            sums[key] = ClassTotal(milliseconds + part.devices, cost + (part.cost or 0))
+    return sums
+
+
 def burn_rate(records: Sequence[UsageRecord], currency: str) -> Money:
     """Money per hour of all that is held now and has a price.
 

@@ -1,12 +1,17 @@
 """What Prometheus reads of the operator itself. One place for the names of its series."""
 
+from collections import defaultdict
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from fractions import Fraction
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from finetune_api.usage import UsageRecord
+from finetune_operator.cost.ledger import use_by_device
 from finetune_operator.kube.cache import Cache
 
 
@@ -17,9 +22,11 @@ class OperatorMetrics:
     ----------
     jobs
         The cache that jobs are counted from.
+    records
+        The cache of usage records, whose use and cost are summed.
     """
 
-    def __init__(self, jobs: Cache) -> None:
+    def __init__(self, jobs: Cache, records: Cache) -> None:
         self.registry = CollectorRegistry()
         self.leader = Gauge(
             "finetune_leader", "1 while this process holds the Lease.", registry=self.registry
@@ -58,6 +65,7 @@ class OperatorMetrics:
         )
         build.labels(version("finetune-operator")).set(1)
         self.registry.register(_Jobs(jobs))
+        self.registry.register(_Usage(records))
 
     def count_request(self, verb: str, resource: str, code: int) -> None:
         """Count one request; the client's hook."""
@@ -82,3 +90,46 @@ class _Jobs(Collector):
         for key, count in counts.items():
             family.add_metric(key, count)
         yield family
+
+
+class _Usage(Collector):
+    """What the usage records add up to when they are asked for; nothing is counted beside them.
+
+    Gauges, since a record that somebody removes is no longer in the sum.
+    """
+
+    def __init__(self, records: Cache) -> None:
+        self._records = records
+
+    def collect(self) -> Iterator[Metric]:
+        by = ["namespace", "device", "fake", "class"]
+        seconds = GaugeMetricFamily(
+            "finetune_usage_device_seconds",
+            "Device time in the usage records, by what it went into.",
+            labels=by,
+        )
+        cost = GaugeMetricFamily(
+            "finetune_usage_cost",
+            "Cost of the usage records in units of the currency; of what has no price, none.",
+            labels=[*by, "currency"],
+        )
+        by_namespace: dict[str, list[UsageRecord]] = defaultdict(list)
+        for raw in self._records.items():
+            record = UsageRecord.model_validate(raw, extra="ignore")
+            by_namespace[record.spec.job.namespace].append(record)
+        for namespace, records in by_namespace.items():
+            times: dict[tuple[str, ...], Fraction] = defaultdict(Fraction)
+            for key, total in use_by_device(records, datetime.now(UTC)).items():
+                labels: tuple[str, ...] = (
+                    namespace,
+                    key.device,
+                    str(key.fake_gpu).lower(),
+                    key.time_class.value,
+                )
+                times[labels] += total.milliseconds / 1000
+                if key.currency:
+                    cost.add_metric((*labels, key.currency), float(total.cost))
+            for labels, total_seconds in times.items():
+                seconds.add_metric(labels, float(total_seconds))
+        yield seconds
+        yield cost

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from finetune_operator.kube.cache import Cache
-from finetune_operator.kube.resources import FINETUNE_JOBS
+from finetune_operator.kube.resources import FINETUNE_JOBS, USAGE_RECORDS
 from finetune_operator.runtime.metrics import OperatorMetrics
 from finetune_operator.runtime.settings import ENV_MEANING
 
@@ -11,7 +11,7 @@ from finetune_operator.runtime.settings import ENV_MEANING
 def operator_reference() -> str:
     """Settings by environment, and the metrics of ``/metrics``, as Markdown."""
     settings = ((f"`{name}`", meaning) for name, meaning in ENV_MEANING.items())
-    families = OperatorMetrics(Cache(FINETUNE_JOBS)).registry.collect()
+    families = OperatorMetrics(Cache(FINETUNE_JOBS), Cache(USAGE_RECORDS)).registry.collect()
     series = (
         (
             f"`{family.name}{'_total' if family.type == 'counter' else ''}`",
