@@ -1,4 +1,4 @@
-"""Builds the programs that the tests run against: a Kubernetes, Helm and an object store.
+"""Builds the programs that the tests run against: a Kubernetes, Helm, an object store, Prometheus.
 
 Called by the Makefile (`make tools`, `make test`) with the names of the
 programs wanted; needs nothing beyond the standard library and Go. Every family
@@ -74,6 +74,12 @@ PROGRAMS = {
         kubernetes("kubelet"),
         kubernetes("kube-proxy"),
         Program("coredns", "coredns", "github.com/coredns/coredns", "github.com/coredns/coredns"),
+        Program(
+            "prometheus",
+            "prometheus",
+            "github.com/prometheus/prometheus/cmd/prometheus",
+            "github.com/prometheus/prometheus",
+        ),
     )
 }
 
