@@ -15,7 +15,8 @@ TOOLS ?=
 # What pytest gets; for one tier or one rule: `make test TESTS="tests/unit -k ledger"`.
 TESTS ?= tests
 # What the tests start. Unit tests start nothing, so nothing is built for them alone.
-TEST_PROGRAMS := $(if $(filter tests/unit%,$(TESTS)),,etcd kube-apiserver kubectl kube-controller-manager kube-scheduler helm versitygw)
+TEST_PROGRAMS := $(if $(filter tests/unit%,$(TESTS)),,etcd kube-apiserver kubectl kube-controller-manager kube-scheduler helm versitygw \
+	$(if $(filter tests tests/cluster%,$(TESTS)),kubelet kube-proxy coredns prometheus))
 DEMO := .demo
 # Helm renders only what lies in the chart's own folder, so it carries a copy of the CRDs.
 CHART_CRDS := charts/finetune-operator/files/crds
@@ -37,7 +38,7 @@ test: env test-tools ## Run every tier of tests that this machine can run (TESTS
 	@echo "test: $(TESTS)"
 	@$(BIN)/python -m pytest $(TESTS)
 
-CLUSTER_PROGRAMS := etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns kubectl
+CLUSTER_PROGRAMS := etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns kubectl helm
 
 .PHONY: images
 images: env ## Build the operator's and the trainer's image, with no container engine (Debian, root)

@@ -62,10 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test with its tier."""
+    """Mark every test with its tier, and let the cluster come last: its nodes take all cores."""
     for item in items:
         if tier := tier_of(item.path):
             item.add_marker(tier)
+    items.sort(key=lambda item: tier_of(item.path) == "cluster")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -70,6 +70,11 @@ def build() -> None:
             _STAMP.write_text(json.dumps(had))
 
 
+def built_at() -> float:
+    """When the store last changed, in seconds since the epoch; a node's copy may be older."""
+    return _STAMP.stat().st_mtime
+
+
 @contextmanager
 def _alone() -> Iterator[None]:
     """One build at a time: a second one waits, and finds it done."""
