@@ -16,6 +16,7 @@ from finetune_operator.cost.ledger import (
     device_seconds,
     lost_device_seconds,
     totals,
+    use_by_device,
 )
 from finetune_operator.cost.money import CurrencyMismatchError, Money, display
 from finetune_operator.cost.pods import PodView
@@ -89,6 +90,30 @@ def test_time_is_summed_by_class_and_device_and_money_by_what_became_of_it() -> 
     assert sums.rank_milliseconds == 0
     assert sums.unpriced_milliseconds == 0
     assert not sums.fake_gpu
+
+
+def test_use_by_device_is_what_the_totals_are_made_of() -> None:
+    fake = a_place(device="H100", fake_gpu=True)
+    records = [
+        metered(ended("pod-0")),
+        metered(ended("pod-1", placement=a_place(milli_devices=500), attempt=2), attempt=2),
+        metered(ended("pod-2", placement=fake, attempt=3), attempt=3, cards=[]),
+        metered(a_pod("pod-3", started_at=at(10), attempt=4), attempt=4),
+    ]
+    later = at(150)
+    use = use_by_device(records, later)
+    sums = totals(records, "USD", later)
+    assert sum(total.milliseconds for total in use.values()) == sums.gpu_milliseconds
+    assert sum(total.cost for total in use.values()) == sums.spent.amount
+    for name, total in sums.by_class.items():
+        parts = [part for key, part in use.items() if key.time_class is name]
+        assert sum(part.milliseconds for part in parts) == total.milliseconds
+        assert sum(part.cost for part in parts) == total.cost
+    assert {(key.device, key.fake_gpu, key.currency) for key in use} == {
+        ("T4", False, "USD"),
+        ("H100", True, ""),
+    }
+    assert all(part.cost == 0 for key, part in use.items() if not key.currency)
 
 
 @pytest.mark.parametrize(
