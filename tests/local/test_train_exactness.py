@@ -21,7 +21,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.report import ExitCode
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
-from finetune_trainer.models.load import load_classifier
+from finetune_trainer.models.heads import SINGLE_LABEL
+from finetune_trainer.models.load import load_model
 from finetune_trainer.training.plan import StepPlan
 from harness.training import Job, pods
 
@@ -53,9 +54,10 @@ class Curve:
 @pytest.fixture(scope="module")
 def reference(prepared_job: Job) -> Curve:
     """Train with AdamW, warm-up, linear decay and clipping: a loop of plain torch."""
-    model = load_classifier(
+    model = load_model(
         prepared_job.folder / "claims/models/tiny-bert",
         "pvc://models/tiny-bert",
+        SINGLE_LABEL,
         ("negative", "positive"),
         dropout=0.0,
         seed=42,
