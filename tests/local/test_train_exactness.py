@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,30 @@ def test_bf16_stays_near_and_is_saved_as_it_was_computed(
     curve = trained(job)
     assert curve.train == pytest.approx(reference.train, abs=0.02)
     assert {weight.dtype for weight in curve.weights.values()} == {torch.bfloat16}
+
+
+def test_what_a_batch_weighs_is_not_rounded_to_the_models_precision(
+    prepared_job: Job, tmp_path: Path
+) -> None:
+    one_step: dict[str, Any] = {
+        "max_steps": 1,
+        "precision": "bf16",
+        # The next number that bf16 has is 260.
+        "global_batch_size": 259,
+        "micro_batch_size": 7,
+        "accumulation_steps": 37,
+        "evals_per_epoch": 1,
+    }
+    job = dataclasses.replace(
+        prepared_job.copied(tmp_path / "job"), training={**SETTINGS, **one_step}
+    )
+    folder = job.folder / "claims/models/tiny-bert"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.zeros_(model.classifier.weight)
+    torch.nn.init.zeros_(model.classifier.bias)
+    model.save_pretrained(folder)
+    with pods(job, 1) as gang:
+        code, _ = gang[0].end()
+    assert code == ExitCode.DONE, gang[0].log.read_text()
+    (loss,) = [one.loss for one in job.manifest(1, 1).state.curve if one.loss is not None]
+    assert loss == pytest.approx(math.log(2), abs=1e-4)

@@ -99,6 +99,13 @@ class FineTuneTrainer(Trainer):
         loss = part * self._gang.place.world_size
         return (loss, outputs) if return_outputs else loss
 
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """Move a batch to the device as it is.
+
+        The base class also rounds it to the model's precision, so weights and targets with it.
+        """
+        return {name: values.to(self.args.device) for name, values in inputs.items()}
+
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
         """Not counted here: the base class walks over every weight for each micro-batch."""
         return 0
