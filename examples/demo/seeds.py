@@ -201,7 +201,7 @@ def _line(result: SeedResult) -> str:
         str(result.seed),
         _shown(metrics["accuracy"]),
         _shown(metrics["macroF1"]),
-        _shown(tfidf["accuracy"]),
+        _shown(tfidf["metrics"]["accuracy"]),
         _shown(tfidf["errorReduction"]),
         "passed" if evaluation["passed"] else "failed",
         _minutes(status),

@@ -3,6 +3,7 @@
 A field stands here only together with the code that obeys it.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Literal
 
@@ -28,12 +29,7 @@ from finetune_api.markers import (
 )
 from finetune_api.status import JobStatus
 from finetune_api.storage import Storage
-
-
-class Task(StrEnum):
-    """What the model learns to do."""
-
-    TEXT_CLASSIFICATION = "text-classification"
+from finetune_api.tasks import METRICS, TASKS, Baseline, Metric, Task
 
 
 class DataFormat(StrEnum):
@@ -68,21 +64,12 @@ class Precision(StrEnum):
     BF16 = "bf16"
 
 
-class GateMetric(StrEnum):
-    """What a gate can hold a model to."""
-
-    ACCURACY = "accuracy"
-    BALANCED_ACCURACY = "balancedAccuracy"
-    MACRO_F1 = "macroF1"
-    MCC = "mcc"
-    ERROR_REDUCTION = "errorReduction"
-
-
 class GateBound(StrEnum):
-    """Which side of the estimate has to pass: the value itself, or its interval's lower end."""
+    """Which side of the estimate has to pass: the value itself, or an end of its interval."""
 
     POINT = "Point"
     LOWER = "Lower"
+    UPPER = "Upper"
 
 
 SUPPORTED_SCHEMES = ("pvc", "https", "s3")
@@ -332,25 +319,51 @@ class Checkpoint(Contract):
     ] = 2
 
 
+_FALLING = [metric.value for metric, facts in METRICS.items() if facts.lower_is_better]
+_BELOW_ZERO = [metric.value for metric, facts in METRICS.items() if (facts.floor or 0) < 0]
+
+
 @rules(
     Cel(
         "self.metric == 'errorReduction' || !has(self.against)",
         "evaluation.gate: against goes with metric errorReduction",
+    ),
+    Cel(
+        f"self.metric in {_FALLING} ? has(self.max) && !has(self.min) : "
+        "has(self.min) && !has(self.max)",
+        f"evaluation.gate: {', '.join(_FALLING)} are held to a max, every other metric to a min",
+    ),
+    Cel(
+        "self.bound == 'Point' || (self.bound == 'Lower') == has(self.min)",
+        "evaluation.gate: bound Lower goes with min, bound Upper with max",
+    ),
+    Cel(
+        f"!has(self.min) || self.min >= 0.0 || self.metric in {_BELOW_ZERO}",
+        f"evaluation.gate: min below 0 makes sense for {', '.join(_BELOW_ZERO)} only",
     ),
 )
 class GateRule(Contract):
     """One requirement: the model is exported only if every one of them holds."""
 
     name: Annotated[Label, Field(description="A name for reports.")]
-    metric: Annotated[GateMetric, Field(description="What is measured on the test rows.")]
-    min: Annotated[float, Field(ge=-1, le=1, description="The least that passes.")]
+    metric: Annotated[Metric, Field(description="What is measured on the test rows.")]
+    min: Annotated[
+        float | None, Field(ge=-1, le=1, description="The least that passes: more is better.")
+    ] = None
+    max: Annotated[
+        float | None,
+        Field(ge=0, le=1e12, description="The most that passes, where less is better."),
+    ] = None
     bound: Annotated[
         GateBound,
-        Field(description="Lower: the 95 % interval's lower end must pass, not only the value."),
+        Field(
+            description="Lower, Upper: the 95 % interval's lower end must reach min, its upper end "
+            "stay within max, not only the value."
+        ),
     ] = GateBound.POINT
     against: Annotated[
-        Literal["majority", "tfidf"] | None,
-        Field(description="The baseline of errorReduction (by default tfidf)."),
+        Baseline | None,
+        Field(description="The baseline of errorReduction (by default the task's last one)."),
     ] = None
 
 
@@ -432,6 +445,23 @@ class Policy(Contract):
     ] = 300
 
 
+def _task_rules(task: Task) -> Iterator[Cel]:
+    """What of a spec has a meaning for the task alone."""
+    facts = TASKS[task]
+    metrics = [metric.value for metric in (*facts.metrics, Metric.ERROR_REDUCTION)]
+    baselines = [baseline.value for baseline in facts.baselines]
+    yield Cel(
+        f"self.task != '{task.value}' || self.evaluation.gate.all(g, g.metric in {metrics})",
+        f"evaluation.gate: {task.value} is measured by {', '.join(metrics)}; name one of them",
+    )
+    yield Cel(
+        f"self.task != '{task.value}' || self.evaluation.gate.all(g, !has(g.against) || "
+        f"g.against in {baselines})",
+        f"evaluation.gate: {task.value} is compared with {', '.join(baselines)}; name one of them "
+        "in against",
+    )
+
+
 @rules(
     Cel(
         "self.training.globalBatchSize % "
@@ -440,11 +470,7 @@ class Policy(Contract):
         "training.globalBatchSize must be a multiple of compute.workers × gpusPerWorker, so that "
         "every rank gets as many rows",
     ),
-    Cel(
-        "!self.evaluation.gate.exists(g, g.metric != 'errorReduction' && g.metric != 'mcc' "
-        "&& g.min < 0.0)",
-        "evaluation.gate: min below 0 makes sense for errorReduction and mcc only",
-    ),
+    *(rule for task in TASKS for rule in _task_rules(task)),
 )
 class FineTuneJobSpec(Contract):
     """One fine-tune: this model, this data, this budget, these requirements."""

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.markers import Contract, Digest, Label, ShortText, Text, Timestamp
+from finetune_api.tasks import Baseline, Metric, Task
 
 REPORT_VERSION = 1
 TERMINATION_LIMIT_BYTES = 4096
@@ -87,6 +88,10 @@ class Interval(Contract):
     """Lower end of its 95 % interval."""
     high: float | None = None
     """Upper end of its 95 % interval."""
+
+
+Metrics = Annotated[dict[Metric, Interval], Field(max_length=20)]
+"""Figures on the test rows by name; those of a task stand in ``tasks.TASKS``."""
 
 
 class CurvePoint(Contract):
@@ -260,6 +265,13 @@ class DataReport(Contract):
     """Rows left after cleaning."""
     train_rows: Count
     """Rows that train."""
+    train_examples: Annotated[
+        Size | None,
+        Field(
+            description="What a step counts in, where a row is not one example: windows of long "
+            "rows."
+        ),
+    ] = None
     select_rows: Count
     """Rows that choose the checkpoint."""
     test_rows: Count
@@ -271,6 +283,11 @@ class DataReport(Contract):
     tokens: TokenStatistics | None = None
     data_digest: Annotated[Digest, Field(description="Of the source bytes.")]
     split_digest: Annotated[Digest, Field(description="Of row ids and roles.")]
+
+    @property
+    def steps_count_in(self) -> int:
+        """Examples of an epoch: rows, or what the task makes of them."""
+        return self.train_rows if self.train_examples is None else self.train_examples
 
 
 class ModelFacts(Contract):
@@ -303,10 +320,14 @@ class ModelFacts(Contract):
 class BaselineFit(Contract):
     """A conventional baseline as it was fitted: what cross-validation chose, and how it did."""
 
-    name: Label
+    name: Baseline
     settings: Annotated[dict[str, str], Field(max_length=10)] = Field(default_factory=dict)
-    cross_validated_accuracy: float | None = None
-    select_accuracy: float | None = None
+    cross_validated: Annotated[
+        float | None, Field(description="The task's first metric over folds of the training rows.")
+    ] = None
+    select: Annotated[
+        float | None, Field(description="The task's first metric on the select rows.")
+    ] = None
 
 
 class PrepareReport(Contract):
@@ -337,10 +358,10 @@ class ClassScores(Contract):
 class BaselineScores(Contract):
     """A baseline on the same test rows, and the model against it, paired by row."""
 
-    name: Label
+    name: Baseline
     """The baseline."""
-    accuracy: Interval
-    macro_f1: Interval
+    metrics: Metrics
+    """Those of the model's figures that compare."""
     error_reduction: Annotated[
         Interval | None,
         Field(
@@ -355,35 +376,20 @@ class GateResult(Contract):
 
     name: Label
     """The requirement's name."""
-    metric: Label
+    metric: Metric
     """What was measured."""
     against: Annotated[
-        Label | None, Field(description="The baseline that errorReduction is measured against.")
+        Baseline | None, Field(description="The baseline that errorReduction is measured against.")
     ] = None
     bound: Label
-    """The value itself, or its interval's lower end."""
+    """The value itself, or the end of its interval that has to pass."""
     required: float
-    """The least that passes."""
+    """The least that passes, or the most where less is better."""
     measured: Annotated[float | None, Field(description="Unset where the figure is undefined.")] = (
         None
     )
     passed: bool
     """Whether it holds."""
-
-
-class Metrics(Contract):
-    """The model on the test rows."""
-
-    accuracy: Interval
-    balanced_accuracy: Interval
-    macro_f1: Interval
-    mcc: Interval
-    loss: Annotated[float, Field(description="Mean negative log-likelihood, nats.")]
-    expected_calibration_error: Annotated[
-        float, Field(description="15 bins of equal mass over the top probability.")
-    ]
-    brier: float
-    """Mean squared error of the probabilities (Brier score)."""
 
 
 class EvaluationReport(Contract):
@@ -397,16 +403,18 @@ class EvaluationReport(Contract):
             "the stored report is served again."
         ),
     ]
+    task: Task
     test_rows: Size
     checkpoint_step: Steps
     split_digest: Digest
     labels: Annotated[tuple[ShortText, ...], Field(max_length=200)]
     metrics: Metrics
-    per_class: Annotated[tuple[ClassScores, ...], Field(max_length=200)]
+    """Figures of the model on the test rows, by name."""
+    per_class: Annotated[tuple[ClassScores, ...], Field(max_length=200)] = ()
     confusion_matrix: Annotated[
         tuple[tuple[Count, ...], ...],
         Field(description="Rows: the true class; columns: the predicted one."),
-    ]
+    ] = ()
     baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)]
     gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()
     passed: bool

@@ -18,10 +18,10 @@ from finetune_api.job import (
     ModelSource,
     Precision,
     Scheduler,
-    Task,
 )
 from finetune_api.markers import Contract, Digest, ShortText
 from finetune_api.report import Step
+from finetune_api.tasks import Task
 from finetune_api.usage import JobReference
 
 RUN_VERSION = 1
@@ -83,18 +83,18 @@ class Run(Contract):
     ] = None
 
 
-def steps_per_epoch(train_rows: int, global_batch_size: int) -> int:
+def steps_per_epoch(examples: int, global_batch_size: int) -> int:
     """Optimizer steps in one pass; the last, smaller batch counts."""
-    return max(1, math.ceil(train_rows / global_batch_size))
+    return max(1, math.ceil(examples / global_batch_size))
 
 
-def total_steps(run: RunTraining, train_rows: int) -> int:
+def total_steps(run: RunTraining, examples: int) -> int:
     """Optimizer steps of the whole training."""
     if run.max_steps is not None:
         return run.max_steps
     if run.epochs is None:
         raise ValueError("training: neither epochs nor maxSteps is resolved")
-    return max(1, math.ceil(run.epochs * steps_per_epoch(train_rows, run.global_batch_size)))
+    return max(1, math.ceil(run.epochs * steps_per_epoch(examples, run.global_batch_size)))
 
 
 class Env(StrEnum):

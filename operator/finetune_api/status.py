@@ -198,6 +198,7 @@ class EvaluationStatus(Contract):
     checkpoint_step: Annotated[int, Field(ge=0)]
     """The step whose checkpoint was scored."""
     metrics: Metrics
+    """Figures of the model on the test rows, by name."""
     baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)] = ()
     """Conventional methods on the same rows."""
     gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()

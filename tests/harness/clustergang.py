@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.job import Dataset, Evaluation, ModelSource, Precision, Scheduler, Task
+from finetune_api.job import Dataset, Evaluation, ModelSource, Precision, Scheduler
 from finetune_api.report import Step
 from finetune_api.run import Env, Gang, Run, RunTraining
+from finetune_api.tasks import Task
 from finetune_api.usage import JobReference
 from finetune_operator.kube import names
 from harness.cluster import Cluster

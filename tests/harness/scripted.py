@@ -20,7 +20,6 @@ from finetune_api.report import (
     FailureClass,
     Interval,
     Marks,
-    Metrics,
     ModelFacts,
     PrepareReport,
     Progress,
@@ -30,6 +29,7 @@ from finetune_api.report import (
     TrainResult,
 )
 from finetune_api.status import JobStatus
+from finetune_api.tasks import TASKS, Baseline, Metric, Task
 from finetune_api.times import format_time
 from finetune_api.usage import EndEvidence, UsageRecord
 from finetune_operator.core.decision import (
@@ -506,26 +506,26 @@ def evaluated(*, passed: bool) -> EvaluationReport:
     """What the evaluate step reports."""
     half = Interval(value=0.5, low=0.4, high=0.6)
     return EvaluationReport(
+        task=Task.TEXT_CLASSIFICATION,
         test_rows=50,
         checkpoint_step=30,
         split_digest=DIGEST,
         inputs_digest=DIGEST,
         labels=("bad", "good"),
-        metrics=Metrics(
-            accuracy=half,
-            balanced_accuracy=half,
-            macro_f1=half,
-            mcc=half,
-            loss=0.6,
-            expected_calibration_error=0.1,
-            brier=0.4,
-        ),
+        metrics={
+            **dict.fromkeys(TASKS[Task.TEXT_CLASSIFICATION].metrics, half),
+            Metric.LOSS: Interval(value=0.6),
+        },
         per_class=(
             ClassScores(label="bad", precision=0.5, recall=0.5, f1=0.5, support=25),
             ClassScores(label="good", precision=0.5, recall=0.5, f1=0.5, support=25),
         ),
         confusion_matrix=((12, 13), (12, 13)),
-        baselines=(BaselineScores(name="majority", accuracy=half, macro_f1=half),),
+        baselines=(
+            BaselineScores(
+                name=Baseline.MAJORITY, metrics={Metric.ACCURACY: half, Metric.MACRO_F1: half}
+            ),
+        ),
         passed=passed,
         resamples=2000,
         predictions=ReportRef(path="output/predictions.parquet", digest=DIGEST),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_api.job import Dataset, Evaluation, ModelSource, Precision, Scheduler, Task
+from finetune_api.job import Dataset, Evaluation, ModelSource, Precision, Scheduler
 from finetune_api.report import Step
 from finetune_api.run import Env, Gang, Run, RunTraining
+from finetune_api.tasks import Task
 from finetune_api.usage import JobReference
 
 A_DIGEST = "sha256:" + "0" * 64

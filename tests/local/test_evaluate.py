@@ -23,8 +23,9 @@ from transformers import PreTrainedModel
 
 from finetune_api.report import EvaluationReport, ExitCode, Termination
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
+from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
-from finetune_trainer.evaluation.scores import RowOutputs, score
+from finetune_trainer.evaluation.classification import RowOutputs, score
 from harness.evaluation import (
     OUT_OF_REACH,
     STEP,
@@ -119,20 +120,20 @@ def test_every_figure_follows_from_the_kept_predictions(passed: Evaluated) -> No
         assert (one.precision, one.recall, one.f1) == close(
             (found["precision"][k], found["recall"][k], found["f1"][k])
         )
-    assert metrics.accuracy.value == close(found["accuracy"])
-    assert metrics.balanced_accuracy.value == close(found["balanced"])
-    assert metrics.macro_f1.value == close(found["macro"])
-    assert metrics.mcc.value == close(found["mcc"])
-    assert metrics.loss == close(found["loss"])
-    assert metrics.brier == close(found["brier"])
-    assert metrics.expected_calibration_error == close(found["ece"])
+    assert metrics[Metric.ACCURACY].value == close(found["accuracy"])
+    assert metrics[Metric.BALANCED_ACCURACY].value == close(found["balanced"])
+    assert metrics[Metric.MACRO_F1].value == close(found["macro"])
+    assert metrics[Metric.MCC].value == close(found["mcc"])
+    assert metrics[Metric.LOSS].value == close(found["loss"])
+    assert metrics[Metric.BRIER].value == close(found["brier"])
+    assert metrics[Metric.CALIBRATION_ERROR].value == close(found["ece"])
     wrong = sum(row["label"] != row["predicted"] for row in rows)
     assert [scores.name for scores in report.baselines] == ["majority", "tfidf"]
     for scores in report.baselines:
         theirs = [{**row, "predicted": row[f"{scores.name}_predicted"]} for row in rows]
         again = recomputed(theirs, list(report.labels))
-        assert scores.accuracy.value == close(again["accuracy"])
-        assert scores.macro_f1.value == close(again["macro"])
+        assert scores.metrics[Metric.ACCURACY].value == close(again["accuracy"])
+        assert scores.metrics[Metric.MACRO_F1].value == close(again["macro"])
         errors = sum(row["label"] != row["predicted"] for row in theirs)
         assert scores.error_reduction is not None
         assert scores.error_reduction.value == close(1 - wrong / errors)
@@ -151,7 +152,10 @@ def test_intervals_agree_with_a_plain_bootstrap_of_the_kept_predictions(passed: 
     )
     majority = passed.report.baselines[0].error_reduction
     assert majority is not None
-    for stated, plain in ((passed.report.metrics.accuracy, accuracy), (majority, reduction)):
+    for stated, plain in (
+        (passed.report.metrics[Metric.ACCURACY], accuracy),
+        (majority, reduction),
+    ):
         assert stated.low == pytest.approx(plain[100], abs=0.03)
         assert stated.high == pytest.approx(plain[3899], abs=0.03)
 
@@ -213,15 +217,15 @@ def test_a_passed_gate_leaves_a_report_that_names_what_it_judged(passed: Evaluat
         ("right-enough", True),
         ("better-than-guessing", True),
     ]
-    assert report.gate[0].measured == report.metrics.accuracy.low
+    assert report.gate[0].measured == report.metrics[Metric.ACCURACY].low
     assert report.checkpoint_step == STEP
     assert report.split_digest == passed.job.prepared.data.split_digest
     assert report.interval_unit == "row"
     assert report.model is not None
     card = (passed.job.workspace.path(report.model.path) / "README.md").read_text()
     for fact in (
-        f"{report.metrics.accuracy.value:.4f}",
-        f"{report.metrics.accuracy.low:.4f} to {report.metrics.accuracy.high:.4f}",
+        f"{report.metrics[Metric.ACCURACY].value:.4f}",
+        f"{report.metrics[Metric.ACCURACY].low:.4f} to {report.metrics[Metric.ACCURACY].high:.4f}",
         report.split_digest,
         "license: unknown",
         f"| test | {report.test_rows} |",
@@ -289,7 +293,7 @@ def test_a_new_checkpoint_is_another_evaluation(ready: Job, passed: Evaluated) -
     finally:
         weight.data.neg_()
     second = ready.evaluate(ready.run(OUT_OF_REACH))
-    assert second.metrics.accuracy.value < 0.5 < first.metrics.accuracy.value
+    assert second.metrics[Metric.ACCURACY].value < 0.5 < first.metrics[Metric.ACCURACY].value
 
 
 def test_a_model_of_permuted_labels_fails_a_gate_on_its_gain(ready: Job, tiny_model: Path) -> None:
@@ -331,9 +335,13 @@ def test_the_order_of_the_labels_changes_no_figure(
         model.config.id2label = stated
     report = job.evaluate(job.run(OUT_OF_REACH))
     assert report.labels == names[::-1]
-    assert report.metrics.accuracy.value == passed.report.metrics.accuracy.value
-    assert report.metrics.macro_f1.value == pytest.approx(passed.report.metrics.macro_f1.value)
-    assert report.metrics.loss == pytest.approx(passed.report.metrics.loss, abs=1e-6)
+    assert report.metrics[Metric.ACCURACY].value == passed.report.metrics[Metric.ACCURACY].value
+    assert report.metrics[Metric.MACRO_F1].value == pytest.approx(
+        passed.report.metrics[Metric.MACRO_F1].value
+    )
+    assert report.metrics[Metric.LOSS].value == pytest.approx(
+        passed.report.metrics[Metric.LOSS].value, abs=1e-6
+    )
     assert report.per_class == passed.report.per_class[::-1]
     flipped = np.array(passed.report.confusion_matrix)[::-1, ::-1]
     assert np.array_equal(np.array(report.confusion_matrix), flipped)
@@ -354,11 +362,11 @@ def test_with_a_group_column_intervals_are_resampled_by_group(
     assert all(row["group"] == authors[row["row_id"]] for row in kept)
     assert 10 <= len({row["group"] for row in kept}) <= len(kept) / 3
     by_group, by_row = (
-        score(outputs_of(kept, report.labels, grouped=grouped), 400, seed=42).metrics.mcc
+        score(outputs_of(kept, report.labels, grouped=grouped), 400, seed=42).metrics[Metric.MCC]
         for grouped in (True, False)
     )
-    assert report.metrics.mcc == by_group
-    assert report.metrics.mcc != by_row
+    assert report.metrics[Metric.MCC] == by_group
+    assert report.metrics[Metric.MCC] != by_row
 
 
 def outputs_of(kept: list[dict[str, Any]], names: tuple[str, ...], *, grouped: bool) -> RowOutputs:
@@ -369,7 +377,7 @@ def outputs_of(kept: list[dict[str, Any]], names: tuple[str, ...], *, grouped: b
         logits=np.log([row["probabilities"] for row in kept]).astype(np.float32),
         baselines={
             name: np.array([row[f"{name}_probabilities"] for row in kept])
-            for name in ("majority", "tfidf")
+            for name in (Baseline.MAJORITY, Baseline.TFIDF)
         },
         groups=groups if grouped else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,16 +19,17 @@ from transformers import (
 )
 
 from finetune_trainer.errors import StorageError
+from finetune_trainer.evaluation.class_evidence import TEXT_PIPELINE
+from finetune_trainer.evaluation.metrics import Floats
 from finetune_trainer.models.export import (
-    ExportError,
-    Proof,
-    compare,
     export_is_whole,
     export_model,
     prepare_for_export,
     prove,
     remove_export,
 )
+from finetune_trainer.models.heads import SINGLE_LABEL
+from finetune_trainer.models.proof import ExportError, Proof, compare_classes
 
 LABELS = ("bad", "good", "so-so")
 TEXTS = (
@@ -50,7 +52,7 @@ def model(tiny_model: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedMod
         tiny_model, num_labels=3, dtype=torch.float32
     )
     torch.nn.init.normal_(loaded.get_parameter("classifier.weight"), std=2.0)
-    prepare_for_export(loaded, tokenizer, LABELS, max_length=24)
+    prepare_for_export(loaded, tokenizer, SINGLE_LABEL, LABELS, max_length=24)
     loaded.train(mode=False)
     return loaded
 
@@ -63,8 +65,16 @@ def proof(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Proof:
             model(**tokenizer(text, truncation=True, max_length=24, return_tensors="pt")).logits
             for text in TEXTS
         ]
+    return a_proof(torch.cat(scores).double().softmax(dim=1).numpy())
+
+
+def a_proof(probabilities: Floats) -> Proof:
+    """Asks for these probabilities of the texts."""
     return Proof(
-        texts=TEXTS, probabilities=torch.cat(scores).double().softmax(dim=1).numpy(), device="cpu"
+        pipeline=TEXT_PIPELINE,
+        inputs=TEXTS,
+        compare=partial(compare_classes, LABELS, probabilities),
+        device="cpu",
     )
 
 
@@ -148,17 +158,17 @@ def test_other_labels_or_probabilities_are_refused_with_the_figures(
     found: list[list[float]], figures: str
 ) -> None:
     with pytest.raises(ExportError, match=figures):
-        compare(list(LABELS), answers(found), SCORED)
+        compare_classes(LABELS, SCORED, answers(found))
 
 
 def test_what_rounding_does_is_accepted() -> None:
     near = [[0.700004, 0.199996, 0.1], [0.299995, 0.300001, 0.400004]]
-    compare(list(LABELS), answers(near), SCORED)
+    compare_classes(LABELS, SCORED, answers(near))
 
 
 def test_other_class_names_are_refused() -> None:
     with pytest.raises(ExportError, match="LABEL_0"):
-        compare(["LABEL_0", "LABEL_1", "LABEL_2"], answers(SCORED.tolist()), SCORED)
+        compare_classes(["LABEL_0", "LABEL_1", "LABEL_2"], SCORED, answers(SCORED.tolist()))
 
 
 def test_a_failed_proof_leaves_the_earlier_export_as_it_was(

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from finetune_trainer.errors import UsageError
-from finetune_trainer.evaluation.inference import batches_by_length, class_logits
+from finetune_trainer.evaluation.inference import batches_by_length, row_logits
+from finetune_trainer.training.rows import ClassBatches, Padding
 
+BATCHES = ClassBatches(Padding(pad_token_id=0))
 WORDS = "the film story actor brilliant boring dull fresh with very old city".split()
 
 
@@ -66,7 +68,7 @@ def test_each_row_gets_the_logits_that_it_has_alone(
 ) -> None:
     # 13 rows of ragged length in batches of at most 60 tokens: the last one is not full.
     rows = rows_of(tiny_model, [3, 40, 1, 7, 7, 25, 12, 2, 60, 5, 18, 1, 33])
-    logits = class_logits(classifier, rows, batch_tokens=60)
+    logits = row_logits(classifier, rows, BATCHES, batch_tokens=60)
     assert logits.shape == (13, 3)
     assert logits.dtype == np.float32
     classifier.train(mode=False)
@@ -87,15 +89,15 @@ def test_a_row_keeps_its_logits_wherever_it_stands(
     tiny_model: Path, classifier: PreTrainedModel, order: list[int]
 ) -> None:
     rows = rows_of(tiny_model, [3, 30, 1, 7, 7, 25, 12, 2, 40])
-    plain = class_logits(classifier, rows, batch_tokens=80)
-    shuffled = class_logits(classifier, rows.select(order), batch_tokens=80)
+    plain = row_logits(classifier, rows, BATCHES, batch_tokens=80)
+    shuffled = row_logits(classifier, rows.select(order), BATCHES, batch_tokens=80)
     assert shuffled == pytest.approx(plain[order], abs=1e-5)
 
 
 def test_dropout_is_off_while_scoring(tiny_model: Path, classifier: PreTrainedModel) -> None:
     rows = rows_of(tiny_model, [10, 12])
     classifier.train()
-    first, second = class_logits(classifier, rows), class_logits(classifier, rows)
+    first, second = row_logits(classifier, rows, BATCHES), row_logits(classifier, rows, BATCHES)
     assert np.array_equal(first, second)
 
 
@@ -108,6 +110,6 @@ def test_outputs_that_are_no_numbers_are_refused_with_their_rows(
     bias.data[1] = float("nan")
     try:
         with pytest.raises(UsageError, match=r"2 of 2 test rows \(first: r0, r1\)"):
-            class_logits(classifier, rows)
+            row_logits(classifier, rows, BATCHES)
     finally:
         bias.data = kept

@@ -331,12 +331,12 @@ def test_an_error_that_nobody_foresaw_tells_its_place_and_not_its_words(
     def fail(*_: object) -> None:
         raise KeyError("a row's own words")
 
-    monkeypatch.setattr("finetune_trainer.data.prepare.fit_baselines", fail)
+    monkeypatch.setattr("finetune_trainer.evaluation.class_evidence.fit_baselines", fail)
     assert finetune_trainer(place, monkeypatch, a_run(dataset=DATASET)) == ExitCode.INTERNAL
     told = capfd.readouterr().err + (place / "termination.json").read_text()
     assert "row's own words" not in told
     assert re.search(
-        r"prepare: Unknown: KeyError.*\n.*prepare\.py:\d+ in _fit_baselines", told, re.DOTALL
+        r"prepare: Unknown: KeyError.*\n.*class_evidence\.py:\d+ in fit_baselines", told, re.DOTALL
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from finetune_api.job import Task
 from finetune_api.report import ExitCode
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.__main__ import main
@@ -25,7 +24,8 @@ from finetune_trainer.models.check import (
     usable_positions,
 )
 from finetune_trainer.models.facts import model_facts
-from finetune_trainer.models.load import load_classifier
+from finetune_trainer.models.heads import SINGLE_LABEL
+from finetune_trainer.models.load import load_model
 from harness.trainer import a_run, an_environment
 
 URI = "pvc://models/one"
@@ -37,10 +37,10 @@ def folder(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 def check(folder: Path, max_length: int = 32) -> None:
-    config = check_config(folder, URI, Task.TEXT_CLASSIFICATION)
+    config = check_config(folder, URI, SINGLE_LABEL)
     tokenizer = load_tokenizer(folder, URI)
     check_lengths(config, tokenizer, URI, max_length)
-    model_facts(folder, URI, config, 2)
+    model_facts(folder, URI, config, SINGLE_LABEL, 2)
 
 
 def change_config(folder: Path, **changes: Any) -> None:
@@ -208,7 +208,7 @@ UNFIT: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "another head of the same name": (
         as_tagger,
-        "its head is not one for 2 classes (of another shape: classifier.bias, classifier.weight)",
+        "its head is not one for 2 outputs (of another shape: classifier.bias, classifier.weight)",
     ),
     "two ids of padding": (
         lambda folder: change_config(folder, pad_token_id=7),
@@ -236,7 +236,7 @@ def test_what_training_would_refuse_is_refused_before_a_gpu_is_held(job: Job, ca
     assert not job.data().exists()
     # And so it would be there: a second line stands before the training.
     with pytest.raises(UsageError):
-        load_classifier(job.model, URI, ("negative", "positive"), dropout=None, seed=1)
+        load_model(job.model, URI, SINGLE_LABEL, ("negative", "positive"), dropout=None, seed=1)
 
 
 def test_an_unfit_model_is_one_line_and_exit_code_64(
@@ -286,8 +286,8 @@ def test_a_model_for_masked_words_passes_though_it_has_no_pooler(tmp_path: Path)
         intermediate_size=8,
     )
     BertForMaskedLM(config).save_pretrained(tmp_path)
-    read = check_config(tmp_path, URI, Task.TEXT_CLASSIFICATION)
-    assert model_facts(tmp_path, URI, read, 3).classes == 3
+    read = check_config(tmp_path, URI, SINGLE_LABEL)
+    assert model_facts(tmp_path, URI, read, SINGLE_LABEL, 3).classes == 3
 
 
 def test_a_decoder_pads_with_its_end_of_text(tmp_path: Path) -> None:
@@ -300,11 +300,11 @@ def test_a_decoder_pads_with_its_end_of_text(tmp_path: Path) -> None:
     wrapped.save_pretrained(tmp_path)
     config = GPT2Config(vocab_size=3, n_positions=16, n_embd=8, n_layer=1, n_head=1)
     GPT2Model(config).save_pretrained(tmp_path)
-    read = check_config(tmp_path, URI, Task.TEXT_CLASSIFICATION)
+    read = check_config(tmp_path, URI, SINGLE_LABEL)
     tokenizer = load_tokenizer(tmp_path, URI)
     assert tokenizer.pad_token_id == 0
     check_lengths(read, tokenizer, URI, 16)
-    facts = model_facts(tmp_path, URI, read, 2)
+    facts = model_facts(tmp_path, URI, read, SINGLE_LABEL, 2)
     assert (facts.layers, facts.hidden_size, facts.intermediate_size) == (1, 8, 32)
     with pytest.raises(UsageError, match="16 positions"):
         check_lengths(read, tokenizer, URI, 17)

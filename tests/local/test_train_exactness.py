@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.report import ExitCode
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
-from finetune_trainer.models.load import load_classifier
+from finetune_trainer.models.heads import SINGLE_LABEL
+from finetune_trainer.models.load import load_model
 from finetune_trainer.training.plan import StepPlan
 from harness.training import Job, pods
 
@@ -53,9 +55,10 @@ class Curve:
 @pytest.fixture(scope="module")
 def reference(prepared_job: Job) -> Curve:
     """Train with AdamW, warm-up, linear decay and clipping: a loop of plain torch."""
-    model = load_classifier(
+    model = load_model(
         prepared_job.folder / "claims/models/tiny-bert",
         "pvc://models/tiny-bert",
+        SINGLE_LABEL,
         ("negative", "positive"),
         dropout=0.0,
         seed=42,
@@ -204,3 +207,30 @@ def test_bf16_stays_near_and_is_saved_as_it_was_computed(
     curve = trained(job)
     assert curve.train == pytest.approx(reference.train, abs=0.02)
     assert {weight.dtype for weight in curve.weights.values()} == {torch.bfloat16}
+
+
+def test_what_a_batch_weighs_is_not_rounded_to_the_models_precision(
+    prepared_job: Job, tmp_path: Path
+) -> None:
+    one_step: dict[str, Any] = {
+        "max_steps": 1,
+        "precision": "bf16",
+        # The next number that bf16 has is 260.
+        "global_batch_size": 259,
+        "micro_batch_size": 7,
+        "accumulation_steps": 37,
+        "evals_per_epoch": 1,
+    }
+    job = dataclasses.replace(
+        prepared_job.copied(tmp_path / "job"), training={**SETTINGS, **one_step}
+    )
+    folder = job.folder / "claims/models/tiny-bert"
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    torch.nn.init.zeros_(model.classifier.weight)
+    torch.nn.init.zeros_(model.classifier.bias)
+    model.save_pretrained(folder)
+    with pods(job, 1) as gang:
+        code, _ = gang[0].end()
+    assert code == ExitCode.DONE, gang[0].log.read_text()
+    (loss,) = [one.loss for one in job.manifest(1, 1).state.curve if one.loss is not None]
+    assert loss == pytest.approx(math.log(2), abs=1e-4)

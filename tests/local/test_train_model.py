@@ -20,14 +20,15 @@ from transformers import (
 )
 
 from finetune_trainer.errors import UsageError
-from finetune_trainer.models.load import load_classifier, override_dropout
+from finetune_trainer.models.heads import SINGLE_LABEL
+from finetune_trainer.models.load import load_model, override_dropout
 
 URI = "pvc://models/tiny-bert"
 LABELS = ("negative", "positive")
 
 
 def load(folder: Path, labels: tuple[str, ...] = LABELS, seed: int = 1) -> Any:
-    return load_classifier(folder, URI, labels, dropout=None, seed=seed)
+    return load_model(folder, URI, SINGLE_LABEL, labels, dropout=None, seed=seed)
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_every_dropout_rate_is_overridden(config: PreTrainedConfig, names: set[s
 
 
 def test_without_dropout_a_model_in_training_repeats_itself(folder: Path) -> None:
-    model = load_classifier(folder, URI, LABELS, dropout=0.0, seed=1).model
+    model = load_model(folder, URI, SINGLE_LABEL, LABELS, dropout=0.0, seed=1).model
     model.train()
     inputs = {"input_ids": torch.tensor([[2, 9, 10, 3]])}
     assert torch.equal(model(**inputs).logits, model(**inputs).logits)

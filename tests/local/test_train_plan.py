@@ -58,13 +58,11 @@ def test_a_step_learns_from_the_same_rows_on_any_gang(plan: StepPlan, step: int)
 
 
 @given(plans(), st.integers(0, 50))
-def test_shapes_and_the_divisor_are_the_same_on_every_rank(plan: StepPlan, step: int) -> None:
-    weighed = len(rows_of_step(plan, step))
+def test_shapes_are_the_same_on_every_rank(plan: StepPlan, step: int) -> None:
     for rank in range(plan.world_size):
         for micro in range(plan.accumulation_steps):
             share = plan.micro_batch(step, micro, rank)
             assert share.rows.shape == share.real.shape == (plan.micro_batch_size,)
-            assert share.batch_rows == weighed
 
 
 @given(plans())

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from finetune_trainer.errors import DataError
 from finetune_trainer.training.plan import StepPlan
-from finetune_trainer.training.rows import Padding, PreparedRows, StepStream, scoring_batches
+from finetune_trainer.training.rows import (
+    ClassBatches,
+    Padding,
+    PreparedRows,
+    StepStream,
+    scoring_batches,
+)
 
 PAD = 99
 # Each example writes a table, so fewer of them are made than elsewhere.
@@ -29,7 +35,7 @@ def rows_of(lengths: list[int]) -> PreparedRows:
         "label": [number % 2 for number in range(len(lengths))],
         "group": [""] * len(lengths),
     }
-    return PreparedRows(Dataset.from_dict(table), Padding(PAD))
+    return PreparedRows(Dataset.from_dict(table), ClassBatches(Padding(PAD)))
 
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=40)
@@ -56,7 +62,7 @@ def test_every_row_is_scored_on_one_rank_and_ranks_make_as_many_batches(
 @given(LENGTHS)
 def test_a_mask_covers_a_rows_tokens_and_nothing_of_the_padding(lengths: list[int]) -> None:
     batch, found = rows_of(lengths).batch(range(len(lengths)))
-    assert found == lengths
+    assert found.tolist() == lengths
     assert batch["input_ids"].shape == (len(lengths), max(lengths))
     assert batch["attention_mask"].sum(dim=1).tolist() == lengths
     assert torch.equal(batch["input_ids"] == PAD, batch["attention_mask"] == 0)
@@ -65,7 +71,7 @@ def test_a_mask_covers_a_rows_tokens_and_nothing_of_the_padding(lengths: list[in
 
 def test_lengths_are_rounded_up_where_asked() -> None:
     rows = rows_of([3, 5])
-    rows = PreparedRows(rows._dataset, Padding(PAD, multiple_of=8))
+    rows = PreparedRows(rows._dataset, ClassBatches(Padding(PAD, multiple_of=8)))
     assert rows.batch([0, 1])[0]["input_ids"].shape == (2, 8)
 
 
@@ -110,11 +116,11 @@ def test_weights_and_tokens_count_real_rows_only(lengths: list[int], step: int) 
     )
     batches = [batch for stream in streams for batch in stream]
     real = [lengths[row] for row in plan.global_batch(step)]
-    assert sum(float(batch["row_weights"].sum()) for batch in batches) == len(real)
-    assert {int(batch["batch_rows"]) for batch in batches} == {len(real)}
+    assert sum(float(batch["real"].sum()) for batch in batches) == len(real)
+    assert {float(batch["batch_weight"]) for batch in batches} == {len(real)}
     assert sum(int(batch["tokens"]) for batch in batches) == sum(real)
 
 
 def test_missing_rows_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no prepared rows"):
-        PreparedRows.load(tmp_path / "train", Padding(PAD))
+        PreparedRows.load(tmp_path / "train", ClassBatches(Padding(PAD)))

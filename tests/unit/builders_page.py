@@ -83,12 +83,12 @@ def prepared() -> PrepareReport:
         "classes": 2,
     }
     baselines = [
-        {"name": "majority", "settings": {}, "crossValidatedAccuracy": 0.506},
+        {"name": "majority", "settings": {}, "crossValidated": 0.506},
         {
             "name": "tfidf",
             "settings": {"C": "4", "ngrams": "1-2", "analyzer": "word"},
-            "crossValidatedAccuracy": 0.791,
-            "selectAccuracy": 0.788,
+            "crossValidated": 0.791,
+            "select": 0.788,
         },
     ]
     return PrepareReport.model_validate(
@@ -105,6 +105,7 @@ def evaluated(**changes: Any) -> EvaluationReport:
     """What the evaluate step reports; keywords replace parts of it."""
     base = {
         "inputsDigest": digest("c"),
+        "task": "text-classification",
         "testRows": 2184,
         "checkpointStep": 180,
         "splitDigest": digest("b"),
@@ -114,9 +115,9 @@ def evaluated(**changes: Any) -> EvaluationReport:
             "balancedAccuracy": an_interval(0.8447, 0.8281, 0.8606),
             "macroF1": an_interval(0.8446, 0.8280, 0.8607),
             "mcc": an_interval(0.6901, 0.6571, 0.7221),
-            "loss": 0.3662,
-            "expectedCalibrationError": 0.0218,
-            "brier": 0.2254,
+            "loss": {"value": 0.3662},
+            "expectedCalibrationError": {"value": 0.0218},
+            "brier": {"value": 0.2254},
         },
         "perClass": [
             {"label": "negative", "precision": 0.8286, "recall": 0.8689, "f1": 0.8483}
@@ -128,14 +129,18 @@ def evaluated(**changes: Any) -> EvaluationReport:
         "baselines": [
             {
                 "name": "majority",
-                "accuracy": an_interval(0.4995, 0.4785, 0.5206),
-                "macroF1": an_interval(0.3331, 0.3236, 0.3424),
+                "metrics": {
+                    "accuracy": an_interval(0.4995, 0.4785, 0.5206),
+                    "macroF1": an_interval(0.3331, 0.3236, 0.3424),
+                },
                 "errorReduction": an_interval(0.6899, 0.6530, 0.7260),
             },
             {
                 "name": "tfidf",
-                "accuracy": an_interval(0.7985, 0.7816, 0.8150),
-                "macroF1": an_interval(0.7984, 0.7815, 0.8150),
+                "metrics": {
+                    "accuracy": an_interval(0.7985, 0.7816, 0.8150),
+                    "macroF1": an_interval(0.7984, 0.7815, 0.8150),
+                },
                 "errorReduction": an_interval(0.2299, 0.1432, 0.3156),
             },
         ],

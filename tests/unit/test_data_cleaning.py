@@ -11,20 +11,28 @@ from hypothesis import strategies as st
 from finetune_api.job import Cleaning
 from finetune_trainer.data import cleaning
 from finetune_trainer.data.cleaning import Counts, clean, without_markup
-from finetune_trainer.data.rows import CleanRow, Row, input_key, normalize
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.data.rows import Row, input_key, normalize
+from finetune_trainer.data.texts import ClassRows
 from finetune_trainer.errors import DataError
 
 
-def a_row(number: int, text: str, label: str = "a") -> Row:
-    return Row(id=str(number), text=text, label=label, group=None, place=f"rows.csv: row {number}")
+def a_row(number: int, text: str, label: str = "a") -> Row[str, str]:
+    return Row(
+        id=str(number),
+        input=text,
+        target=label or None,
+        group=None,
+        place=f"rows.csv: row {number}",
+    )
 
 
 def cleaned(
     *rows: tuple[str, str], labels: tuple[str, ...] = (), **rules: object
-) -> tuple[list[CleanRow], Counts]:
+) -> tuple[list[AnyCleanRow], Counts]:
     counts = Counts()
     made = (a_row(number, text, label) for number, (text, label) in enumerate(rows, start=1))
-    return clean(made, Cleaning.model_validate(rules), labels, counts), counts
+    return clean(made, Cleaning.model_validate(rules), labels, counts, ClassRows()), counts
 
 
 RULES = st.builds(
@@ -50,7 +58,7 @@ def test_what_is_read_is_what_is_kept_and_what_is_dropped(
     counts = Counts()
     made = [a_row(number, text, label) for number, (text, label) in enumerate(rows)]
     made.append(a_row(len(rows), "surely kept", "c"))
-    kept = clean(made, rules, (), counts)
+    kept = clean(made, rules, (), counts, ClassRows())
     reasons = counts.reasons()
     assert counts.read == len(made)
     assert counts.read == len(kept) + sum(reason.rows for reason in reasons if reason.dropped)
@@ -110,7 +118,7 @@ def test_markup_of_a_mebibyte_is_read_in_linear_time(opening: str) -> None:
 
 def test_control_characters_become_spaces_and_forms_are_composed() -> None:
     kept, counts = cleaned(("a\x00b\x9f", "x"), ("cafe\u0301", "y"), ("tab\tand\nline", "y"))
-    assert [row.text for row in kept] == ["a b ", "café", "tab\tand\nline"]
+    assert [row.input for row in kept] == ["a b ", "café", "tab\tand\nline"]
     assert counts.rows[cleaning.CONTROL] == 1
     assert counts.rows[cleaning.UNICODE] == 1
 
@@ -159,7 +167,7 @@ def test_a_label_that_is_not_among_those_named_is_an_error_at_its_row() -> None:
 
 def test_a_label_that_is_dropped_needs_no_name() -> None:
     kept, _ = cleaned(("x", "a"), ("y", "c"), labels=("a", "b"), dropLabels=("c",))
-    assert [row.label for row in kept] == ["a"]
+    assert [row.target for row in kept] == ["a"]
 
 
 def test_cleaning_that_leaves_nothing_says_what_took_the_rows() -> None:

@@ -15,15 +15,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.job import Columns, DataFormat
-from finetune_trainer.data.readers import ROW_LIMIT_BYTES, RowSource, read_files, read_rows
+from finetune_trainer.data.readers import RowSource, read_files, read_rows
 from finetune_trainer.data.rows import Row
+from finetune_trainer.data.texts import ClassRows
+from finetune_trainer.data.values import ROW_LIMIT_BYTES
 from finetune_trainer.errors import DataError
 
 SECRET = "nobody may read this"
 
 
-def read(path: Path, **columns: str) -> list[Row]:
+def read(path: Path, **columns: str) -> list[Row[str, str]]:
     source = RowSource(
+        form=ClassRows(),
         path=path,
         name=path.name,
         format=DataFormat.AUTO,
@@ -227,8 +230,8 @@ def test_what_a_writer_wrote_is_what_is_read(
     expected = [(str(number), text) for number, text in enumerate(texts, start=1)]
     for name, prefix in (("rows.csv", "l"), ("rows.jsonl", ""), ("rows.parquet", "")):
         rows = read(tmp_path / name)
-        assert [(row.id, row.text) for row in rows] == expected
-        assert [row.label for row in rows] == [f"{prefix}{len(text)}" for text in texts]
+        assert [(row.id, row.input) for row in rows] == expected
+        assert [row.target for row in rows] == [f"{prefix}{len(text)}" for text in texts]
 
 
 def test_rows_without_text_or_label_are_rows_for_cleaning_to_count(tmp_path: Path) -> None:
@@ -238,8 +241,8 @@ def test_rows_without_text_or_label_are_rows_for_cleaning_to_count(tmp_path: Pat
         + line(label=2.0, text="y")
         + line(text="z", label=None)
     )
-    rows = [(row.text, row.label) for row in read(tmp_path / "rows.jsonl")]
-    assert rows == [("x", "true"), ("", "a"), ("y", "2"), ("z", "")]
+    rows = [(row.input, row.target) for row in read(tmp_path / "rows.jsonl")]
+    assert rows == [("x", "true"), ("", "a"), ("y", "2"), ("z", None)]
 
 
 def test_an_id_names_one_row_alone(tmp_path: Path) -> None:
@@ -248,7 +251,11 @@ def test_an_id_names_one_row_alone(tmp_path: Path) -> None:
     (tmp_path / "b.csv").write_bytes(b"text,label,id\nx,a,7\ny,b,7\n")
     columns = Columns(id="id")
     source = RowSource(
-        path=tmp_path / "b.csv", name="b.csv", format=DataFormat.AUTO, columns=columns
+        form=ClassRows(),
+        path=tmp_path / "b.csv",
+        name="b.csv",
+        format=DataFormat.AUTO,
+        columns=columns,
     )
     with pytest.raises(DataError, match=r"b\.csv: row 2 \(line 3\): id '7' names an earlier row"):
         list(read_files([source]))
@@ -266,6 +273,10 @@ def test_an_ending_that_tells_no_format_needs_one(tmp_path: Path) -> None:
 def test_a_stated_format_goes_before_the_ending(tmp_path: Path) -> None:
     (tmp_path / "rows.txt").write_bytes(b"text,label\nx,a\n")
     source = RowSource(
-        path=tmp_path / "rows.txt", name="rows.txt", format=DataFormat.CSV, columns=Columns()
+        form=ClassRows(),
+        path=tmp_path / "rows.txt",
+        name="rows.txt",
+        format=DataFormat.CSV,
+        columns=Columns(),
     )
-    assert [row.text for row in read_rows(source)] == ["x"]
+    assert [row.input for row in read_rows(source)] == ["x"]

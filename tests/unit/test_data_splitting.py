@@ -25,11 +25,20 @@ from finetune_trainer.data.splitting import (
 from finetune_trainer.errors import DataError
 
 
-def a_row(row_id: int | str, text: str, label: str = "a", group: str | None = None) -> CleanRow:
-    return CleanRow(id=str(row_id), text=text, label=label, group=group, key=input_key(text))
+def a_row(
+    row_id: int | str, text: str, label: str = "a", group: str | None = None
+) -> CleanRow[str, str]:
+    return CleanRow(
+        id=str(row_id),
+        input=text,
+        target=label,
+        classes=(label,),
+        group=group,
+        key=input_key(text),
+    )
 
 
-def roles_of(rows: list[CleanRow], rules: Split) -> dict[str, Role]:
+def roles_of(rows: list[CleanRow[str, str]], rules: Split) -> dict[str, Role]:
     return {row.id: role for role, of_role in split(rows, rules, None).items() for row in of_role}
 
 
@@ -102,7 +111,7 @@ def test_stratified_gives_rare_classes_their_share_in_each_role() -> None:
     rows = [a_row(number, f"text {number}", "often") for number in range(200)]
     rows += [a_row(f"r{number}", f"rare {number}", "rare") for number in range(5)]
     roles = split(rows, Split(strategy=SplitStrategy.STRATIFIED), None)
-    rare = {role: sum(row.label == "rare" for row in found) for role, found in roles.items()}
+    rare = {role: sum(row.target == "rare" for row in found) for role, found in roles.items()}
     assert rare == {Role.TRAIN: 3, Role.SELECT: 1, Role.TEST: 1}
     check_roles(roles, ("often", "rare"), SplitStrategy.STRATIFIED, own_test=False)
 
@@ -121,7 +130,7 @@ def test_a_class_too_rare_for_its_roles_is_named_with_the_way_out() -> None:
 def test_a_class_that_only_the_test_set_has_is_named() -> None:
     train = tuple(a_row(number, f"text {number}", "ab"[number % 2]) for number in range(8))
     roles = Roles(train=train, select=train[:2], test=(a_row("t", "new", "c"),))
-    classes = classes_of(roles, (), 200)
+    classes = classes_of(roles, (), fewest=2, most=200)
     assert classes == ("a", "b", "c")
     with pytest.raises(DataError, match=r"dataset\.test: class 'c' has 1 test rows and none"):
         check_roles(roles, classes, SplitStrategy.HASH, own_test=True)
@@ -130,15 +139,17 @@ def test_a_class_that_only_the_test_set_has_is_named() -> None:
 def test_one_class_is_refused_and_too_many_are_the_wrong_column() -> None:
     one = (a_row(1, "x"), a_row(2, "y"))
     with pytest.raises(DataError, match="one class only, 'a'"):
-        classes_of(Roles(train=one, select=one, test=one), (), 200)
+        classes_of(Roles(train=one, select=one, test=one), (), fewest=2, most=200)
     many = tuple(a_row(number, f"t{number}", f"label {number}") for number in range(201))
     with pytest.raises(DataError, match=r"201 different labels.*right column"):
-        classes_of(Roles(train=many, select=(), test=()), (), 200)
+        classes_of(Roles(train=many, select=(), test=()), (), fewest=2, most=200)
 
 
 def test_named_labels_keep_their_order() -> None:
     rows = (a_row(1, "x", "b"), a_row(2, "y", "a"))
-    assert classes_of(Roles(train=rows, select=rows, test=rows), ("b", "a"), 200) == ("b", "a")
+    assert classes_of(
+        Roles(train=rows, select=rows, test=rows), ("b", "a"), fewest=2, most=200
+    ) == ("b", "a")
 
 
 @given(TEXTS, TEXTS, SHARES)

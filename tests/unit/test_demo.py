@@ -129,7 +129,7 @@ seeds = _script("seeds")
 
 def _seed_result(seed: int, model: list[int], baseline: list[int], **change: Any) -> Any:
     figure = {"value": 0.75, "low": 0.5, "high": 0.875}
-    against = {"name": "tfidf", "accuracy": figure, "errorReduction": figure}
+    against = {"name": "tfidf", "metrics": {"accuracy": figure}, "errorReduction": figure}
     status = {
         "resolved": {},
         "startTime": "2026-01-01T00:00:00Z",

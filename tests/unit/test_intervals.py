@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from finetune_api.report import Interval
+from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import metrics
+from finetune_trainer.evaluation.classification import RowOutputs, score
 from finetune_trainer.evaluation.intervals import (
     FEWEST_UNITS,
     Outcomes,
@@ -18,7 +20,7 @@ from finetune_trainer.evaluation.intervals import (
     with_an_error,
 )
 from finetune_trainer.evaluation.metrics import Floats, Integers
-from finetune_trainer.evaluation.scores import RowOutputs, Scores, score
+from finetune_trainer.evaluation.scores import Scores
 
 Flags = NDArray[np.bool_]
 
@@ -40,7 +42,7 @@ def scored(
         names=("no", "yes"),
         labels=labels,
         logits=sure(model).astype(np.float32),
-        baselines={"tfidf": sure(baseline)},
+        baselines={Baseline.TFIDF: sure(baseline)},
         groups=groups,
     )
     return score(outputs, RESAMPLES, seed=7)
@@ -68,7 +70,7 @@ def test_row_intervals_of_accuracy_and_error_reduction_hold_in_95_of_100_samples
         labels = random.integers(0, 2, 400)
         model, baseline = paired_errors(random, 400)
         scores = scored(labels, wrong_where(labels, model), wrong_where(labels, baseline))
-        accuracy, reduction = scores.metrics.accuracy, scores.baselines[0].error_reduction
+        accuracy, reduction = scores.metrics[Metric.ACCURACY], scores.baselines[0].error_reduction
         assert reduction is not None
         held[0] += _holds(accuracy, 1 - TRUE_MODEL_ERROR)
         held[1] += _holds(reduction, TRUE_REDUCTION)
@@ -93,7 +95,7 @@ def test_grouped_intervals_hold_where_intervals_over_rows_would_not() -> None:
             scores = scored(labels, *chosen, units)
             reduction = scores.baselines[0].error_reduction
             assert reduction is not None
-            held[0] += _holds(scores.metrics.accuracy, 1 - TRUE_MODEL_ERROR)
+            held[0] += _holds(scores.metrics[Metric.ACCURACY], 1 - TRUE_MODEL_ERROR)
             held[1] += _holds(reduction, TRUE_REDUCTION)
     assert (by_group / SIMULATIONS >= HELD[0]).all()
     assert (by_group / SIMULATIONS <= HELD[1]).all()
@@ -166,7 +168,8 @@ def test_an_interval_holds_the_value_and_stays_in_range(seed: int, rows: int) ->
     labels = random.integers(0, 2, rows)
     model, baseline = paired_errors(random, rows)
     scores = scored(labels, wrong_where(labels, model), wrong_where(labels, baseline))
-    for one in (scores.metrics.accuracy, scores.metrics.balanced_accuracy, scores.metrics.macro_f1):
+    for metric in (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.MACRO_F1):
+        one = scores.metrics[metric]
         assert one.low is not None
         assert one.high is not None
         assert 0 <= one.low <= one.value <= one.high <= 1
@@ -176,10 +179,13 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> Non
     random = np.random.default_rng(2)
     labels = random.integers(0, 2, 150)
     outputs = RowOutputs(
-        ("a", "b"), labels, random.normal(size=(150, 2)).astype(np.float32), {"tfidf": sure(labels)}
+        ("a", "b"),
+        labels,
+        random.normal(size=(150, 2)).astype(np.float32),
+        {Baseline.TFIDF: sure(labels)},
     )
     assert score(outputs, 300, seed=1) == score(outputs, 300, seed=1)
-    seeds = {score(outputs, 300, seed=seed).metrics.mcc.low for seed in range(6)}
+    seeds = {score(outputs, 300, seed=seed).metrics[Metric.MCC].low for seed in range(6)}
     assert len(seeds) > 1
 
 
@@ -236,7 +242,7 @@ def test_a_faultless_model_is_not_certain(rows: int, exact_low: float) -> None:
     labels = np.arange(rows) % 2
     baseline = wrong_where(labels, np.arange(rows) % 5 == 0)
     scores = scored(labels, labels, baseline)
-    accuracy, reduction = scores.metrics.accuracy, scores.baselines[0].error_reduction
+    accuracy, reduction = scores.metrics[Metric.ACCURACY], scores.baselines[0].error_reduction
     assert accuracy.value == accuracy.high == 1
     assert accuracy.low is not None
     assert exact_low - 1 / rows <= accuracy.low < 1 - (1 - exact_low) / 2
@@ -264,8 +270,8 @@ def test_too_few_units_give_a_value_without_an_interval(rows_per_group: int | No
     rows = few * (rows_per_group or 1)
     labels = np.arange(rows) % 2
     scores = scored(labels, wrong_where(labels, np.arange(rows) == 1), 0 * labels, groups)
-    assert scores.metrics.accuracy == interval(1 - 1 / rows, np.zeros(1), few)
-    assert scores.metrics.accuracy.low is None
+    assert scores.metrics[Metric.ACCURACY] == interval(1 - 1 / rows, np.zeros(1), few)
+    assert scores.metrics[Metric.ACCURACY].low is None
     reduction = scores.baselines[0].error_reduction
     assert reduction is not None
     assert reduction.low is None

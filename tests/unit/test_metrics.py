@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
+from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import metrics
+from finetune_trainer.evaluation.classification import RowOutputs, score
 from finetune_trainer.evaluation.metrics import Floats, Integers
-from finetune_trainer.evaluation.scores import RowOutputs, score
 
 
 @st.composite
@@ -37,7 +38,7 @@ def random_outputs(seed: int, rows: int = 300, classes: int = 3) -> RowOutputs:
         names=tuple("abcdefgh"[:classes]),
         labels=labels,
         logits=logits,
-        baselines={"tfidf": weak},
+        baselines={Baseline.TFIDF: weak},
     )
 
 
@@ -182,12 +183,10 @@ def test_the_order_of_the_classes_changes_no_overall_figure(order: list[int], se
         baselines={name: values[:, order] for name, values in outputs.baselines.items()},
     )
     one, two = score(outputs, 200, seed=0), score(other, 200, seed=0)
-    for figure in ("accuracy", "balanced_accuracy", "macro_f1", "mcc"):
-        assert math.isclose(
-            getattr(one.metrics, figure).value, getattr(two.metrics, figure).value, abs_tol=1e-12
-        )
-    assert math.isclose(one.metrics.loss, two.metrics.loss)
-    assert math.isclose(one.metrics.brier, two.metrics.brier)
+    for figure in (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.MACRO_F1, Metric.MCC):
+        assert math.isclose(one.metrics[figure].value, two.metrics[figure].value, abs_tol=1e-12)
+    assert math.isclose(one.metrics[Metric.LOSS].value, two.metrics[Metric.LOSS].value)
+    assert math.isclose(one.metrics[Metric.BRIER].value, two.metrics[Metric.BRIER].value)
     assert {scores.label: scores for scores in one.per_class} == {
         scores.label: scores for scores in two.per_class
     }
@@ -210,9 +209,10 @@ def test_the_order_of_the_rows_changes_nothing_at_all(seed: int) -> None:
             None if grouping is None else grouping[order],
         )
         first, second = score(one, 200, seed=1), score(two, 200, seed=1)
-        assert first.metrics.accuracy == second.metrics.accuracy
-        assert first.metrics.mcc == second.metrics.mcc
+        assert first.metrics[Metric.ACCURACY] == second.metrics[Metric.ACCURACY]
+        assert first.metrics[Metric.MCC] == second.metrics[Metric.MCC]
         assert first.baselines == second.baselines
         assert math.isclose(
-            first.metrics.expected_calibration_error, second.metrics.expected_calibration_error
+            first.metrics[Metric.CALIBRATION_ERROR].value,
+            second.metrics[Metric.CALIBRATION_ERROR].value,
         )

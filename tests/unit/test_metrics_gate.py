@@ -1,52 +1,64 @@
 """The gate: which figure and which side of it a requirement is held to."""
 
+from dataclasses import replace
+
 import pytest
 
-from finetune_api.job import GateBound, GateMetric, GateRule
-from finetune_api.report import BaselineScores, Interval, Metrics
+from finetune_api.job import GateBound, GateRule
+from finetune_api.report import BaselineScores, Interval
+from finetune_api.tasks import METRICS as FACTS
+from finetune_api.tasks import TASKS, Baseline, Metric, Task
 from finetune_trainer.evaluation.gate import judge
+from finetune_trainer.evaluation.scores import Scores
 
-METRICS = Metrics(
-    accuracy=Interval(value=0.90, low=0.87, high=0.93),
-    balanced_accuracy=Interval(value=0.80, low=0.75, high=0.85),
-    macro_f1=Interval(value=0.70, low=0.65, high=0.75),
-    mcc=Interval(value=0.60, low=0.50, high=0.70),
-    loss=0.3,
-    expected_calibration_error=0.02,
-    brier=0.1,
-)
+TASK = Task.TEXT_CLASSIFICATION
+METRICS = {
+    Metric.ACCURACY: Interval(value=0.90, low=0.87, high=0.93),
+    Metric.BALANCED_ACCURACY: Interval(value=0.80, low=0.75, high=0.85),
+    Metric.MACRO_F1: Interval(value=0.70, low=0.65, high=0.75),
+    Metric.MCC: Interval(value=0.60, low=0.50, high=0.70),
+    Metric.LOSS: Interval(value=0.3),
+    Metric.CALIBRATION_ERROR: Interval(value=0.02, low=0.01, high=0.05),
+    Metric.BRIER: Interval(value=0.1),
+}
 
 
-def baseline(name: str, reduction: Interval | None) -> BaselineScores:
+def baseline(name: Baseline, reduction: Interval | None) -> BaselineScores:
     plain = Interval(value=0.5, low=0.4, high=0.6)
-    return BaselineScores(name=name, accuracy=plain, macro_f1=plain, error_reduction=reduction)
+    return BaselineScores(name=name, metrics={Metric.ACCURACY: plain}, error_reduction=reduction)
 
 
 BASELINES = (
-    baseline("majority", Interval(value=0.8, low=0.7, high=0.9)),
-    baseline("tfidf", Interval(value=0.2, low=-0.05, high=0.4)),
+    baseline(Baseline.MAJORITY, Interval(value=0.8, low=0.7, high=0.9)),
+    baseline(Baseline.TFIDF, Interval(value=0.2, low=-0.05, high=0.4)),
 )
+SCORES = Scores(metrics=METRICS, baselines=BASELINES)
 
 
-def rule(metric: GateMetric, least: float, **more: object) -> GateRule:
-    return GateRule.model_validate({"name": "a rule", "metric": metric, "min": least, **more})
+def rule(metric: Metric, limit: float, **more: object) -> GateRule:
+    side = "max" if FACTS[metric].lower_is_better else "min"
+    return GateRule.model_validate({"name": "a rule", "metric": metric, side: limit, **more})
 
 
 @pytest.mark.parametrize(
     ("requirement", "measured", "passed"),
     [
-        (rule(GateMetric.ACCURACY, 0.90), 0.90, True),
-        (rule(GateMetric.ACCURACY, 0.91), 0.90, False),
-        (rule(GateMetric.ACCURACY, 0.87, bound=GateBound.LOWER), 0.87, True),
-        (rule(GateMetric.ACCURACY, 0.90, bound=GateBound.LOWER), 0.87, False),
-        (rule(GateMetric.BALANCED_ACCURACY, 0.78), 0.80, True),
-        (rule(GateMetric.MACRO_F1, 0.66, bound=GateBound.LOWER), 0.65, False),
-        (rule(GateMetric.MCC, 0.55), 0.60, True),
-        (rule(GateMetric.ERROR_REDUCTION, 0.1), 0.2, True),
-        (rule(GateMetric.ERROR_REDUCTION, 0.0, bound=GateBound.LOWER), -0.05, False),
-        (rule(GateMetric.ERROR_REDUCTION, 0.75, against="majority"), 0.8, True),
+        (rule(Metric.ACCURACY, 0.90), 0.90, True),
+        (rule(Metric.ACCURACY, 0.91), 0.90, False),
+        (rule(Metric.ACCURACY, 0.87, bound=GateBound.LOWER), 0.87, True),
+        (rule(Metric.ACCURACY, 0.90, bound=GateBound.LOWER), 0.87, False),
+        (rule(Metric.BALANCED_ACCURACY, 0.78), 0.80, True),
+        (rule(Metric.MACRO_F1, 0.66, bound=GateBound.LOWER), 0.65, False),
+        (rule(Metric.MCC, 0.55), 0.60, True),
+        (rule(Metric.CALIBRATION_ERROR, 0.02), 0.02, True),
+        (rule(Metric.CALIBRATION_ERROR, 0.01), 0.02, False),
+        (rule(Metric.CALIBRATION_ERROR, 0.05, bound=GateBound.UPPER), 0.05, True),
+        (rule(Metric.CALIBRATION_ERROR, 0.04, bound=GateBound.UPPER), 0.05, False),
+        (rule(Metric.ERROR_REDUCTION, 0.1), 0.2, True),
+        (rule(Metric.ERROR_REDUCTION, 0.0, bound=GateBound.LOWER), -0.05, False),
+        (rule(Metric.ERROR_REDUCTION, 0.75, against="majority"), 0.8, True),
         (
-            rule(GateMetric.ERROR_REDUCTION, 0.75, against="majority", bound=GateBound.LOWER),
+            rule(Metric.ERROR_REDUCTION, 0.75, against="majority", bound=GateBound.LOWER),
             0.7,
             False,
         ),
@@ -55,54 +67,56 @@ def rule(metric: GateMetric, least: float, **more: object) -> GateRule:
 def test_a_rule_measures_its_own_figure_on_its_own_side(
     requirement: GateRule, measured: float, *, passed: bool
 ) -> None:
-    (result,) = judge((requirement,), METRICS, BASELINES)
+    (result,) = judge(TASK, (requirement,), SCORES)
     assert (result.measured, result.passed) == (measured, passed)
-    assert result.required == requirement.min
+    assert result.required in (requirement.min, requirement.max)
     assert result.bound == requirement.bound.value
     assert result.metric == requirement.metric.value
 
 
 def test_error_reduction_is_named_with_its_baseline_and_goes_against_tfidf_by_default() -> None:
     results = judge(
+        TASK,
         (
-            rule(GateMetric.ERROR_REDUCTION, 0.1),
-            rule(GateMetric.ERROR_REDUCTION, 0.1, against="majority"),
-            rule(GateMetric.ACCURACY, 0.1),
+            rule(Metric.ERROR_REDUCTION, 0.1),
+            rule(Metric.ERROR_REDUCTION, 0.1, against="majority"),
+            rule(Metric.ACCURACY, 0.1),
         ),
-        METRICS,
-        BASELINES,
+        SCORES,
     )
     assert [result.against for result in results] == ["tfidf", "majority", None]
 
 
-@pytest.mark.parametrize("bound", list(GateBound))
+@pytest.mark.parametrize("bound", [GateBound.POINT, GateBound.LOWER])
 @pytest.mark.parametrize("least", [-1.0, 0.0])
 def test_an_undefined_error_reduction_does_not_pass(bound: GateBound, least: float) -> None:
-    requirement = rule(GateMetric.ERROR_REDUCTION, least, bound=bound)
-    (result,) = judge((requirement,), METRICS, (baseline("tfidf", None),))
+    requirement = rule(Metric.ERROR_REDUCTION, least, bound=bound)
+    (result,) = judge(
+        TASK, (requirement,), replace(SCORES, baselines=(baseline(Baseline.TFIDF, None),))
+    )
     assert result.measured is None
     assert not result.passed
 
 
 def test_an_interval_without_a_low_end_passes_by_its_value_alone() -> None:
-    open_ended = (baseline("tfidf", Interval(value=0.3, high=1.0)),)
+    open_ended = (baseline(Baseline.TFIDF, Interval(value=0.3, high=1.0)),)
     by_value, by_bound = judge(
+        TASK,
         (
-            rule(GateMetric.ERROR_REDUCTION, 0.1),
-            rule(GateMetric.ERROR_REDUCTION, 0.1, bound=GateBound.LOWER),
+            rule(Metric.ERROR_REDUCTION, 0.1),
+            rule(Metric.ERROR_REDUCTION, 0.1, bound=GateBound.LOWER),
         ),
-        METRICS,
-        open_ended,
+        replace(SCORES, baselines=open_ended),
     )
     assert (by_value.measured, by_value.passed) == (0.3, True)
     assert (by_bound.measured, by_bound.passed) == (None, False)
 
 
 def test_every_metric_that_a_manifest_may_name_is_measured() -> None:
-    for metric in GateMetric:
-        (result,) = judge((rule(metric, 0.0),), METRICS, BASELINES)
+    for metric in (*TASKS[TASK].metrics, Metric.ERROR_REDUCTION):
+        (result,) = judge(TASK, (rule(metric, 0.0),), SCORES)
         assert result.measured is not None
 
 
 def test_without_a_rule_there_is_nothing_to_fail() -> None:
-    assert judge((), METRICS, BASELINES) == ()
+    assert judge(TASK, (), SCORES) == ()

@@ -14,7 +14,7 @@ import yaml
 from click.testing import CliRunner
 from pydantic import Field
 
-from finetune_api.job import FineTuneJob, Task
+from finetune_api.job import FineTuneJob
 from finetune_api.markers import Cel, Contract, Label, ListMap, Timestamp, rules
 from finetune_api.phases import MEANINGS, TRANSITIONS
 from finetune_api.reference import reference_page
@@ -29,6 +29,7 @@ from finetune_api.schema import (
     resource_schema,
     structural_schema,
 )
+from finetune_api.tasks import Task
 from finetune_operator.__main__ import crd_yaml, generated_files, main
 from finetune_operator.cli.rules import with_defaults
 from harness.objects import JOB, RATE_CARD, USAGE_RECORD

@@ -27,6 +27,7 @@ from finetune_api.status import (
     JobStatus,
     ProgressStatus,
 )
+from finetune_api.tasks import METRICS, TASKS
 from finetune_api.times import format_time
 from finetune_operator.core.classify import COMPLETED, Outcome, classify
 from finetune_operator.core.conditions import with_condition
@@ -282,14 +283,20 @@ def _evaluated(
 
 def verdict(report: EvaluationReport) -> str:
     """The verdict in a sentence or two: the measure, then each requirement that doesn't hold."""
-    accuracy = report.metrics.accuracy
-    text = f"Accuracy {accuracy.value:.3f}{_span(accuracy)} on {report.test_rows} test rows."
+    headline = TASKS[report.task].headline
+    measured = report.metrics[headline]
+    name = METRICS[headline].name
+    text = (
+        f"{name[0].upper()}{name[1:]} {measured.value:.3f}{_span(measured)} on "
+        f"{report.test_rows} test rows."
+    )
     for result in report.gate:
         if not result.passed:
-            measured = "undefined" if result.measured is None else f"{result.measured:.4f}"
+            found = "undefined" if result.measured is None else f"{result.measured:.4f}"
+            limit = "at most" if METRICS[result.metric].lower_is_better else "at least"
             text += (
-                f" Gate {result.name}: {result.metric} ({result.bound}) is {measured}, required "
-                f"at least {result.required:g}."
+                f" Gate {result.name}: {result.metric} ({result.bound}) is {found}, required "
+                f"{limit} {result.required:g}."
             )
     return text
 

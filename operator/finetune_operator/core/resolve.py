@@ -11,10 +11,10 @@ from finetune_api.job import FineTuneJob, Precision
 from finetune_api.report import FailureClass, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
 from finetune_api.status import JobStatus, Resolved
+from finetune_api.tasks import TASKS
 from finetune_api.usage import JobReference
 from finetune_operator.core.observed import EngineFacts
 
-_RECIPE_LEARNING_RATE = 3e-5
 _RECIPE_EPOCHS = 3.0
 _SMOKE_BATCHES_OF_ROWS = 2 * SMOKE_STEPS
 _SMOKE_NOTE = f"a smoke run: {SMOKE_STEPS} steps on a sample, the gate is not applied"
@@ -90,7 +90,7 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         device=gang.device,
         micro_batch_size=batch.micro_batch_size,
         accumulation_steps=batch.accumulation_steps,
-        learning_rate=training.learning_rate or _RECIPE_LEARNING_RATE,
+        learning_rate=training.learning_rate or TASKS[job.spec.task].learning_rate,
         epochs=None if by_steps else (training.epochs or _RECIPE_EPOCHS),
         max_steps=max_steps,
         precision=precision,

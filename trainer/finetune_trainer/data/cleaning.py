@@ -8,12 +8,15 @@ import html
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 from finetune_api.job import Cleaning
 from finetune_api.report import CountedReason
-from finetune_trainer.data.rows import CleanRow, Row, input_key
+from finetune_trainer.data.form import AnyCleanRow, AnyForm, AnyRow
+from finetune_trainer.data.rows import CleanRow, input_key
 from finetune_trainer.errors import DataError
 
 EXAMPLES = 10
@@ -82,9 +85,13 @@ class Counts:
 
 
 def clean(
-    rows: Iterable[Row], rules: Cleaning, labels: Collection[str], counts: Counts
-) -> list[CleanRow]:
-    """Run every step that needs no other set of rows.
+    rows: Iterable[AnyRow],
+    rules: Cleaning,
+    labels: Collection[str],
+    counts: Counts,
+    form: AnyForm,
+) -> list[AnyCleanRow]:
+    """Run every step that needs no other set of rows; ``form`` says what a row is.
 
     ``labels``, where not empty, are all that may occur.
 
@@ -93,8 +100,8 @@ def clean(
     DataError
         If a label is not among ``labels``, too many rows have none, or no row is left.
     """
-    counts.open(*_steps(rules))
-    cleaned = list(_clean_each(rows, rules, labels, counts))
+    counts.open(*_steps(rules, form))
+    cleaned = list(_clean_each(rows, rules, labels, counts, form))
     _check_unlabeled(counts)
     if rules.deduplicate:
         cleaned = _without_duplicates(cleaned, counts)
@@ -109,12 +116,12 @@ def clean(
     return cleaned
 
 
-def _steps(rules: Cleaning) -> list[str]:
+def _steps(rules: Cleaning, form: AnyForm) -> list[str]:
     chosen = [
         (DROPPED_LABEL, bool(rules.drop_labels)),
         (NO_LABEL, True),
         (NO_TEXT, True),
-        (MARKUP, rules.markup),
+        (MARKUP, rules.markup and form.holds_markup),
         (CONTROL, True),
         (UNICODE, rules.unicode_form != "None"),
         (TOO_SHORT, True),
@@ -125,49 +132,64 @@ def _steps(rules: Cleaning) -> list[str]:
 
 
 def _clean_each(
-    rows: Iterable[Row], rules: Cleaning, labels: Collection[str], counts: Counts
-) -> Iterator[CleanRow]:
+    rows: Iterable[AnyRow],
+    rules: Cleaning,
+    labels: Collection[str],
+    counts: Counts,
+    form: AnyForm,
+) -> Iterator[AnyCleanRow]:
     dropped_labels = frozenset(rules.drop_labels)
     for row in rows:
         counts.read += 1
-        if (reason := _reason_to_drop(row, dropped_labels)) is not None:
+        classes = () if row.target is None else form.classes_of(row.target)
+        if (reason := _reason_to_drop(row, classes, dropped_labels, form)) is not None:
             counts.note(reason, row.id)
             continue
-        if labels and row.label not in labels:
-            raise DataError(
-                f"{row.place}: label {row.label[:60]!r} is not among dataset.labels; add it there, "
-                "or to dataset.cleaning.dropLabels"
-            )
-        text = _clean_text(row, rules, counts)
+        for label in classes:
+            if labels and label not in labels:
+                raise DataError(
+                    f"{row.place}: label {label[:60]!r} is not among dataset.labels; add it there, "
+                    "or to dataset.cleaning.dropLabels"
+                )
+        given = _clean_input(row, rules, counts, form)
+        text = form.text_of(given)
         if len(text.strip()) < rules.min_characters:
             counts.note(TOO_SHORT, row.id)
             continue
-        yield CleanRow(id=row.id, text=text, label=row.label, group=row.group, key=input_key(text))
+        yield CleanRow(
+            id=row.id,
+            input=given,
+            target=row.target,
+            classes=classes,
+            group=row.group,
+            key=input_key(text),
+        )
 
 
-def _reason_to_drop(row: Row, dropped_labels: Collection[str]) -> str | None:
-    if not row.label:
+def _reason_to_drop(
+    row: AnyRow, classes: Collection[str], dropped_labels: Collection[str], form: AnyForm
+) -> str | None:
+    if row.target is None:
         return NO_LABEL
-    if row.label in dropped_labels:
+    if any(label in dropped_labels for label in classes):
         return DROPPED_LABEL
-    return NO_TEXT if not row.text.strip() else None
+    return NO_TEXT if not form.text_of(row.input).strip() else None
 
 
-def _clean_text(row: Row, rules: Cleaning, counts: Counts) -> str:
-    text = row.text
-    if rules.markup:
-        text = _changed(MARKUP, text, without_markup(text), row, counts)
-    text = _changed(CONTROL, text, _CONTROL.sub(" ", text), row, counts)
+def _clean_input(row: AnyRow, rules: Cleaning, counts: Counts, form: AnyForm) -> Any:
+    """Clean each text of a row's input; a step that changes any of them counts the row."""
+    steps: list[tuple[str, Callable[[str], str]]] = [(CONTROL, partial(_CONTROL.sub, " "))]
+    if rules.markup and form.holds_markup:
+        steps.insert(0, (MARKUP, without_markup))
     if rules.unicode_form != "None":
-        normal = unicodedata.normalize(rules.unicode_form, text)
-        text = _changed(UNICODE, text, normal, row, counts)
-    return text
-
-
-def _changed(step: str, before: str, after: str, row: Row, counts: Counts) -> str:
-    if after != before:
-        counts.note(step, row.id)
-    return after
+        steps.append((UNICODE, partial(unicodedata.normalize, rules.unicode_form)))
+    given = row.input
+    for step, change in steps:
+        changed = form.with_texts(given, change)
+        if changed != given:
+            counts.note(step, row.id)
+        given = changed
+    return given
 
 
 def without_markup(text: str) -> str:
@@ -200,27 +222,27 @@ def _check_unlabeled(counts: Counts) -> None:
         )
 
 
-def _without_duplicates(rows: Sequence[CleanRow], counts: Counts) -> list[CleanRow]:
-    """Keep the first of the rows that have the same input and the same label."""
-    seen: set[tuple[bytes, str]] = set()
+def _without_duplicates(rows: Sequence[AnyCleanRow], counts: Counts) -> list[AnyCleanRow]:
+    """Keep the first of the rows that have the same input and the same target."""
+    seen: set[tuple[bytes, Hashable]] = set()
     kept = []
     for row in rows:
-        if (row.key, row.label) in seen:
+        if (row.key, row.target) in seen:
             counts.note(DUPLICATE, row.id)
         else:
-            seen.add((row.key, row.label))
+            seen.add((row.key, row.target))
             kept.append(row)
     return kept
 
 
-def _without_conflicts(rows: Sequence[CleanRow], counts: Counts) -> list[CleanRow]:
-    """Drop all rows whose input occurs with different labels: none of them can be told right."""
-    labels: defaultdict[bytes, set[str]] = defaultdict(set)
+def _without_conflicts(rows: Sequence[AnyCleanRow], counts: Counts) -> list[AnyCleanRow]:
+    """Drop all rows whose input occurs with different targets: none of them can be told right."""
+    targets: defaultdict[bytes, set[Hashable]] = defaultdict(set)
     for row in rows:
-        labels[row.key].add(row.label)
+        targets[row.key].add(row.target)
     kept = []
     for row in rows:
-        if len(labels[row.key]) > 1:
+        if len(targets[row.key]) > 1:
             counts.note(CONFLICT, row.id)
         else:
             kept.append(row)

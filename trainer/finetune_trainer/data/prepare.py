@@ -12,18 +12,17 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 from pydantic import ValidationError
-from transformers import PreTrainedTokenizerBase
 
 from finetune_api.markers import Contract, Digest
-from finetune_api.report import BaselineFit, ClassCount, DataReport, PrepareReport
+from finetune_api.report import ClassCount, DataReport, PrepareReport
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.data.cleaning import Counts, clean
+from finetune_trainer.data.encoding import Encoder
+from finetune_trainer.data.form import AnyCleanRow, AnyForm
 from finetune_trainer.data.readers import RowSource, read_files
-from finetune_trainer.data.rows import CleanRow
 from finetune_trainer.data.sources import (
     SourceFile,
     digest_of,
@@ -46,10 +45,10 @@ from finetune_trainer.data.splitting import (
 from finetune_trainer.data.tokenizing import write_tokenized
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
-from finetune_trainer.evaluation.baselines import Fitted, fit_baselines, save_baselines
 from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer
 from finetune_trainer.models.facts import model_facts
 from finetune_trainer.models.fit import require_same_labels, require_same_padding
+from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.manifest import sync
 
 MARKER = LAYOUT.prepare_report.parent / "COMPLETE"
@@ -105,16 +104,25 @@ def _make(
 ) -> tuple[PrepareReport, dict[str, Digest]]:
     """Do the work below ``making``, the cheap checks first; also the digest of each source."""
     model = resolve_local(run.model.uri, environment, "model.uri")
-    config = check_config(model, run.model.uri, run.task)
+    form = FORMS[run.task]
+    config = check_config(model, run.model.uri, form.head)
     tokenizer = load_tokenizer(model, run.model.uri)
     check_lengths(config, tokenizer, run.model.uri, run.training.max_length)
     require_same_padding(run.model.uri, config, tokenizer)
-    rows = _read(environment, run, making / "sources")
-    require_same_labels(run.model.uri, config, rows.classes)
-    facts = model_facts(model, run.model.uri, config, len(rows.classes))
-    data = _tokenize(run, rows, tokenizer, making)
-    baselines = _fit_baselines(run, rows, making)
-    report = PrepareReport(data=data, model=facts, labels=rows.classes, baselines=baselines)
+    rows = _read(environment, run, form.rows, making / "sources")
+    outputs = form.rows.outputs(rows.classes)
+    require_same_labels(run.model.uri, config, form.head, outputs)
+    facts = model_facts(model, run.model.uri, config, form.head, max(1, len(outputs)))
+    encoder = form.encoder(tokenizer, rows.classes, run.training.max_length)
+    data = _tokenize(rows, encoder, making)
+    baselines = form.evidence.fit_baselines(
+        rows.roles.train,
+        rows.roles.select,
+        rows.classes,
+        seed=run.dataset.split.seed,
+        folder=_made_at(making, LAYOUT.baselines),
+    )
+    report = PrepareReport(data=data, model=facts, labels=outputs, baselines=baselines)
     _made_at(making, LAYOUT.prepare_report).write_text(
         report.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8"
     )
@@ -136,7 +144,7 @@ class _ReadRows:
     sources: dict[str, Digest]
 
 
-def _read(environment: RankEnvironment, run: Run, folder: Path) -> _ReadRows:
+def _read(environment: RankEnvironment, run: Run, form: AnyForm, folder: Path) -> _ReadRows:
     """Fetch, read, clean and split; the copies are gone when it returns."""
     dataset = run.dataset
     own_test = dataset.test is not None
@@ -144,11 +152,13 @@ def _read(environment: RankEnvironment, run: Run, folder: Path) -> _ReadRows:
     if dataset.test is not None:
         files["test"] = fetch(dataset.test, environment, "dataset.test", folder / "test")
     counts, test_counts = Counts(), Counts() if own_test else None
-    rows = _clean_sample(run, files["train"], counts)
-    test = None if test_counts is None else _clean_sample(run, files["test"], test_counts)
+    rows = _clean_sample(run, form, files["train"], counts)
+    test = None
+    if test_counts is not None:
+        test = _clean_sample(run, form, files["test"], test_counts)
     shutil.rmtree(folder)
     roles = without_leaks(split(rows, dataset.split, test), counts, own_test=own_test)
-    classes = classes_of(roles, dataset.labels, _MOST_CLASSES)
+    classes = classes_of(roles, dataset.labels, fewest=form.fewest_classes, most=_MOST_CLASSES)
     check_roles(roles, classes, dataset.split.strategy, own_test=own_test)
     return _ReadRows(
         roles=roles,
@@ -162,10 +172,13 @@ def _read(environment: RankEnvironment, run: Run, folder: Path) -> _ReadRows:
     )
 
 
-def _clean_sample(run: Run, files: Sequence[SourceFile], counts: Counts) -> list[CleanRow]:
+def _clean_sample(
+    run: Run, form: AnyForm, files: Sequence[SourceFile], counts: Counts
+) -> list[AnyCleanRow]:
     dataset = run.dataset
     sources = [
         RowSource(
+            form=form,
             path=file.path,
             name=file.name,
             format=dataset.format,
@@ -174,12 +187,14 @@ def _clean_sample(run: Run, files: Sequence[SourceFile], counts: Counts) -> list
         )
         for file in files
     ]
-    cleaned = clean(read_files(sources), dataset.cleaning, dataset.labels, counts)
+    cleaned = clean(read_files(sources), dataset.cleaning, dataset.labels, counts, form)
     return sample(cleaned, dataset.limit, dataset.split.seed, counts)
 
 
 def _tokenize(
-    run: Run, rows: _ReadRows, tokenizer: PreTrainedTokenizerBase, making: Path
+    rows: _ReadRows,
+    encoder: Encoder[Any, Any],  # any task's
+    making: Path,
 ) -> DataReport:
     """Write the three sets, test apart from the other two, and count what became of the rows."""
     prepared = _made_at(making, LAYOUT.prepared)
@@ -190,16 +205,10 @@ def _tokenize(
         Role.TEST: _made_at(making, LAYOUT.test),
     }
     lengths = {
-        role: write_tokenized(
-            of_role,
-            tokenizer,
-            classes=rows.classes,
-            max_length=run.training.max_length,
-            folder=folders[role],
-            keep_text=role is Role.TEST,
-        )
+        role: write_tokenized(of_role, encoder, folder=folders[role], keep_input=role is Role.TEST)
         for role, of_role in rows.roles.items()
     }
+    examples = lengths[Role.TRAIN].examples
     test_counts = rows.test_counts or Counts()
     per_class = {role: class_counts(of_role) for role, of_role in rows.roles.items()}
     kept = {role: len(of_role) for role, of_role in rows.roles.items()}
@@ -210,6 +219,7 @@ def _tokenize(
         read_rows=read,
         kept_rows=sum(kept.values()),
         train_rows=kept[Role.TRAIN],
+        train_examples=None if examples == kept[Role.TRAIN] else examples,
         select_rows=kept[Role.SELECT],
         test_rows=kept[Role.TEST],
         cleaning=(*rows.counts.reasons(), *test_counts.reasons("test: ")),
@@ -222,36 +232,10 @@ def _tokenize(
             )
             for label in rows.classes
         ),
-        tokens=lengths[Role.TRAIN].statistics(run.training.max_length),
+        tokens=lengths[Role.TRAIN].statistics(),
         data_digest=_digest_of_lines(f"{role} {one}" for role, one in rows.sources.items()),
         split_digest=split_digest(rows.roles),
     )
-
-
-def _fit_baselines(run: Run, rows: _ReadRows, making: Path) -> tuple[BaselineFit, ...]:
-    """Fit on train alone; the select rows only show how well it went."""
-    numbers = {label: number for number, label in enumerate(rows.classes)}
-    train, select = rows.roles.train, rows.roles.select
-    fitted = fit_baselines(
-        [row.text for row in train],
-        [numbers[row.label] for row in train],
-        [row.unit for row in train],
-        run.dataset.split.seed,
-    )
-    save_baselines([one.baseline for one in fitted], _made_at(making, LAYOUT.baselines))
-    texts = [row.text for row in select]
-    truth = np.asarray([numbers[row.label] for row in select])
-
-    def fit_of(one: Fitted) -> BaselineFit:
-        predicted = one.baseline.predict_proba(texts).argmax(axis=1)
-        return BaselineFit(
-            name=one.baseline.name,
-            settings=one.settings,
-            cross_validated_accuracy=one.cross_validated_accuracy,
-            select_accuracy=float((predicted == truth).mean()),
-        )
-
-    return tuple(fit_of(one) for one in fitted)
 
 
 def _put_in_place(

@@ -7,18 +7,16 @@ file, which row, and what to do; never what stands in the row.
 import csv
 import difflib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune_api.job import Columns, DataFormat
+from finetune_trainer.data.form import AnyForm, AnyRow
 from finetune_trainer.data.rows import Row
+from finetune_trainer.data.values import ROW_LIMIT_BYTES, Values, kind_of, name_in, too_long
 from finetune_trainer.errors import DataError
-
-ROW_LIMIT_BYTES = 1 << 20
-"""A row of more than 1 MiB is not a text to classify: it is a broken quote or a wrong file."""
 
 ENDINGS: Mapping[str, DataFormat] = {
     ".csv": DataFormat.CSV,
@@ -27,7 +25,6 @@ ENDINGS: Mapping[str, DataFormat] = {
     ".parquet": DataFormat.PARQUET,
 }
 
-_NAME_LIMIT = 253
 _PARQUET_BATCH_ROWS = 256
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -36,6 +33,7 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 class RowSource:
     """A file and how to read it; ``prefix`` goes before row numbers that serve as ids."""
 
+    form: AnyForm
     path: Path
     name: str
     format: DataFormat
@@ -43,7 +41,7 @@ class RowSource:
     prefix: str = ""
 
 
-def read_rows(source: RowSource) -> Iterator[Row]:
+def read_rows(source: RowSource) -> Iterator[AnyRow]:
     """Yield the rows of a file in order; ids are unique within it.
 
     Raises
@@ -65,7 +63,7 @@ def read_rows(source: RowSource) -> Iterator[Row]:
         raise DataError(f"{source.name}: no rows; add some (in CSV below the header)")
 
 
-def read_files(sources: Sequence[RowSource]) -> Iterator[Row]:
+def read_files(sources: Sequence[RowSource]) -> Iterator[AnyRow]:
     """Yield the rows of all files in order.
 
     Raises
@@ -97,11 +95,7 @@ def _format_of(source: RowSource) -> DataFormat:
         ) from None
 
 
-_Values = Mapping[str, Any]
-"""A row's columns: whatever JSON or Parquet may hold, checked in ``_row``."""
-
-
-def _row(source: RowSource, number: int, place: str, values: _Values) -> Row:
+def _row(source: RowSource, number: int, place: str, values: Values) -> AnyRow:
     columns = source.columns
     where = f"{source.name}: {place}"
     row_id = f"{source.prefix}{number}"
@@ -110,78 +104,17 @@ def _row(source: RowSource, number: int, place: str, values: _Values) -> Row:
     group = None
     if columns.group is not None:
         group = _required(values, columns.group, where, "dataset.columns.group")
-    return Row(
-        id=row_id,
-        text=_text(values, columns.text, where),
-        label=_name(values, columns.label, where),
-        group=group,
-        place=where,
-    )
+    given, target = source.form.read(values, columns, where)
+    return Row(id=row_id, input=given, target=target, group=group, place=where)
 
 
-def _required(values: _Values, column: str, where: str, setting: str) -> str:
-    name = _name(values, column, where)
+def _required(values: Values, column: str, where: str, setting: str) -> str:
+    name = name_in(values, column, where)
     if not name:
         raise DataError(
             f"{where}: column {column!r} is empty; fill it in every row, or leave {setting} out"
         )
     return name
-
-
-def _text(values: _Values, column: str, where: str) -> str:
-    """The column's text; empty where there is none."""
-    value = values.get(column)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise DataError(
-            f"{where}: column {column!r} holds {_kind(value)}, not text; write it as a string"
-        )
-    try:
-        size = len(value.encode())
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: column {column!r} holds half of a surrogate pair at character "
-            f"{error.start}; write it as a whole character"
-        ) from None
-    if size > ROW_LIMIT_BYTES:
-        raise _too_long(where)
-    return value
-
-
-def _name(values: _Values, column: str, where: str) -> str:
-    """A label, id or group as a short string; empty where there is none."""
-    value = values.get(column)
-    if isinstance(value, bool):
-        value = "true" if value else "false"
-    elif isinstance(value, float) and math.isnan(value):
-        value = None
-    elif isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        value = str(int(value))
-    elif value is not None and not isinstance(value, str):
-        raise DataError(
-            f"{where}: column {column!r} holds {_kind(value)}; write a short string or a whole "
-            "number"
-        )
-    name = _text({column: value}, column, where).strip()
-    if len(name) > _NAME_LIMIT:
-        raise DataError(
-            f"{where}: column {column!r} holds {len(name)} characters, more than {_NAME_LIMIT}; "
-            "is it the right column?"
-        )
-    return name
-
-
-def _kind(value: object) -> str:
-    kinds = {bool: "true or false", int: "a number", float: "a number", dict: "an object"}
-    return kinds.get(type(value), "a list" if isinstance(value, list) else "another type")
-
-
-def _too_long(where: str) -> DataError:
-    return DataError(
-        f"{where}: longer than {ROW_LIMIT_BYTES} bytes, the limit of a row; split it, or look for "
-        "a quote that is never closed"
-    )
 
 
 @dataclass
@@ -208,7 +141,7 @@ class _Lines:
             self.number += 1
             self.row_bytes += len(line)
             if self.row_bytes > ROW_LIMIT_BYTES:
-                raise _too_long(f"{self.name}: the row at line {self.row_starts_at}")
+                raise too_long(f"{self.name}: the row at line {self.row_starts_at}")
             yield self._decode(line)
             self.offset += len(line)
 
@@ -229,7 +162,7 @@ class _Lines:
         return text
 
 
-def _read_csv(source: RowSource) -> Iterator[tuple[str, _Values]]:
+def _read_csv(source: RowSource) -> Iterator[tuple[str, Values]]:
     csv.field_size_limit(ROW_LIMIT_BYTES)
     with source.path.open("rb") as file:
         lines = _Lines(file, source.name)
@@ -264,7 +197,7 @@ def _next_csv_row(reader: Iterator[list[str]], lines: _Lines) -> list[str] | Non
         ) from None
 
 
-def _read_jsonl(source: RowSource) -> Iterator[tuple[str, _Values]]:
+def _read_jsonl(source: RowSource) -> Iterator[tuple[str, Values]]:
     seen: dict[str, None] = {}
     with source.path.open("rb") as file:
         lines = _Lines(file, source.name)
@@ -291,11 +224,11 @@ def _json_object(line: str, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise DataError(f"{where}: JSON that can't be read; write one flat object") from None
     if not isinstance(values, dict):
-        raise DataError(f"{where}: holds {_kind(values)}; write one object per line")
+        raise DataError(f"{where}: holds {kind_of(values)}; write one object per line")
     return values
 
 
-def _read_parquet(source: RowSource) -> Iterator[tuple[str, _Values]]:
+def _read_parquet(source: RowSource) -> Iterator[tuple[str, Values]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -306,7 +239,7 @@ def _read_parquet(source: RowSource) -> Iterator[tuple[str, _Values]]:
     try:
         with pq.ParquetFile(source.path) as file:
             _check_columns(source, file.schema_arrow.names)
-            wanted = sorted(set(_wanted(source.columns).values()))
+            wanted = sorted(set(_wanted(source).values()))
             for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=wanted):
                 for values in batch.to_pylist():
                     number += 1
@@ -325,8 +258,9 @@ def _read_parquet(source: RowSource) -> Iterator[tuple[str, _Values]]:
         ) from None
 
 
-def _wanted(columns: Columns) -> dict[str, str]:
-    settings = {"text": columns.text, "label": columns.label}
+def _wanted(source: RowSource) -> dict[str, str]:
+    columns = source.columns
+    settings = dict(source.form.columns(columns))
     if columns.id is not None:
         settings["id"] = columns.id
     if columns.group is not None:
@@ -335,7 +269,7 @@ def _wanted(columns: Columns) -> dict[str, str]:
 
 
 def _check_columns(source: RowSource, names: Sequence[str]) -> None:
-    for setting, name in _wanted(source.columns).items():
+    for setting, name in _wanted(source).items():
         count = names.count(name)
         if count > 1:
             raise DataError(f"{source.name}: two columns are named {name!r}; rename one")

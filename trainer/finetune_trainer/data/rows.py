@@ -1,36 +1,45 @@
-"""One row of text with its label, and the form in which inputs are compared.
+"""One row with its input and target, and the form in which inputs are compared.
 
-Every module of the prepare step speaks in these; nothing here reads or writes.
+Every module of the prepare step speaks in these; nothing here reads or writes. What input and
+target are, a task's ``RowForm`` says: a text and its class, say.
 """
 
 import hashlib
 import unicodedata
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 KEY_BYTES = 16
 
+I = TypeVar("I")  # noqa: E741
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A row as the data has it; ``label`` is empty where there is none.
+class Row(Generic[I, T]):
+    """A row as the data has it; ``target`` is None where there is none.
 
     ``id`` names the row in reports, ``place`` in messages to whoever wrote the file.
     """
 
     id: str
-    text: str
-    label: str
+    input: I
+    target: T | None
     group: str | None
     place: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CleanRow:
-    """A row that survived cleaning, with the ``key`` of its normalized input."""
+class CleanRow(Generic[I, T]):
+    """A row that survived cleaning.
+
+    ``key`` is of its normalized input, ``classes`` are those that it is counted in.
+    """
 
     id: str
-    text: str
-    label: str
+    input: I
+    target: T
+    classes: tuple[str, ...]
     group: str | None
     key: bytes
 

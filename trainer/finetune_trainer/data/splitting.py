@@ -14,7 +14,7 @@ from enum import StrEnum
 from finetune_api.job import Split, SplitStrategy
 from finetune_api.markers import Digest
 from finetune_trainer.data.cleaning import GROUP_LEAK, LEAK, SAMPLED, Counts
-from finetune_trainer.data.rows import CleanRow
+from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.errors import DataError
 
 FEWEST_TRAIN_ROWS = 2
@@ -29,6 +29,9 @@ class Role(StrEnum):
     TEST = "test"
 
 
+_NO_CLASS = "no class"
+"""Stands for the classes of rows that have none."""
+
 _FEWEST = {Role.TRAIN: FEWEST_TRAIN_ROWS, Role.SELECT: 1, Role.TEST: 1}
 
 
@@ -36,11 +39,11 @@ _FEWEST = {Role.TRAIN: FEWEST_TRAIN_ROWS, Role.SELECT: 1, Role.TEST: 1}
 class Roles:
     """The rows of each role, in the order in which they were read."""
 
-    train: tuple[CleanRow, ...]
-    select: tuple[CleanRow, ...]
-    test: tuple[CleanRow, ...]
+    train: tuple[AnyCleanRow, ...]
+    select: tuple[AnyCleanRow, ...]
+    test: tuple[AnyCleanRow, ...]
 
-    def items(self) -> tuple[tuple[Role, tuple[CleanRow, ...]], ...]:
+    def items(self) -> tuple[tuple[Role, tuple[AnyCleanRow, ...]], ...]:
         """Each role with its rows."""
         return ((Role.TRAIN, self.train), (Role.SELECT, self.select), (Role.TEST, self.test))
 
@@ -54,8 +57,8 @@ def position(unit: bytes, seed: int, purpose: str = "split") -> float:
 
 
 def sample(
-    rows: Sequence[CleanRow], limit: int | None, seed: int, counts: Counts
-) -> list[CleanRow]:
+    rows: Sequence[AnyCleanRow], limit: int | None, seed: int, counts: Counts
+) -> list[AnyCleanRow]:
     """At most ``limit`` rows, chosen by their inputs' hash; in the order in which they were."""
     if limit is None:
         return list(rows)
@@ -68,7 +71,9 @@ def sample(
     return [row for row in rows if row.id in chosen]
 
 
-def split(rows: Sequence[CleanRow], rules: Split, own_test: Sequence[CleanRow] | None) -> Roles:
+def split(
+    rows: Sequence[AnyCleanRow], rules: Split, own_test: Sequence[AnyCleanRow] | None
+) -> Roles:
     """Give each row its role; with a test set of its own, ``rows`` only train and select.
 
     Raises
@@ -86,7 +91,7 @@ def split(rows: Sequence[CleanRow], rules: Split, own_test: Sequence[CleanRow] |
     return Roles(train=chosen[Role.TRAIN], select=chosen[Role.SELECT], test=test)
 
 
-def _by_threshold(rows: Iterable[CleanRow], rules: Split, test_share: int) -> dict[bytes, Role]:
+def _by_threshold(rows: Iterable[AnyCleanRow], rules: Split, test_share: int) -> dict[bytes, Role]:
     roles: dict[bytes, Role] = {}
     for unit in {row.unit for row in rows}:
         percent = 100 * position(unit, rules.seed)
@@ -99,14 +104,18 @@ def _by_threshold(rows: Iterable[CleanRow], rules: Split, test_share: int) -> di
     return roles
 
 
-def _by_rank(rows: Iterable[CleanRow], rules: Split, test_share: int) -> dict[bytes, Role]:
-    """Rank the units of each class by their hash and cut; a unit is of its most frequent label."""
+def _by_rank(rows: Iterable[AnyCleanRow], rules: Split, test_share: int) -> dict[bytes, Role]:
+    """Rank the units of each class by their hash and cut.
+
+    A unit is of its most frequent class; of several, of that which the fewest units have.
+    """
     labels: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        labels[row.unit][row.label] += 1
+        labels[row.unit].update(row.classes or [_NO_CLASS])
+    units_with = Counter(label for counter in labels.values() for label in counter)
     classes: defaultdict[str, list[bytes]] = defaultdict(list)
     for unit, counter in labels.items():
-        classes[min(counter, key=lambda label: (-counter[label], label))].append(unit)
+        classes[min(counter, key=lambda one: (-counter[one], units_with[one], one))].append(unit)
     roles: dict[bytes, Role] = {}
     for label, units in sorted(classes.items()):
         shares = {Role.TEST: test_share, Role.SELECT: rules.select}
@@ -146,8 +155,8 @@ def without_leaks(roles: Roles, counts: Counts, *, own_test: bool) -> Roles:
 
 
 def _kept(
-    rows: Iterable[CleanRow], keys: set[bytes], groups: set[str], counts: Counts
-) -> tuple[CleanRow, ...]:
+    rows: Iterable[AnyCleanRow], keys: set[bytes], groups: set[str], counts: Counts
+) -> tuple[AnyCleanRow, ...]:
     kept = []
     for row in rows:
         if row.key in keys:
@@ -159,21 +168,21 @@ def _kept(
     return tuple(kept)
 
 
-def classes_of(roles: Roles, named: Sequence[str], most: int) -> tuple[str, ...]:
+def classes_of(roles: Roles, named: Sequence[str], *, fewest: int, most: int) -> tuple[str, ...]:
     """The classes in the order of the model's outputs: as named, or those of the rows, sorted.
 
     Raises
     ------
     DataError
-        If there is one class only, or more than ``most``.
+        If there are fewer than ``fewest``, or more than ``most``.
     """
-    classes = tuple(named) or tuple(
-        sorted({row.label for _, rows in roles.items() for row in rows})
-    )
-    if len(classes) < 2:
+    found = {label for _, rows in roles.items() for row in rows for label in row.classes}
+    classes = tuple(named) or tuple(sorted(found))
+    if len(classes) < fewest:
+        what = f"one class only, {classes[0]!r}" if classes else "no class at all"
         raise DataError(
-            f"dataset: one class only, {classes[0]!r}; a classifier needs rows of two: check "
-            "dataset.columns.label, dataset.labels and dataset.cleaning"
+            f"dataset: {what}; there must be rows of {fewest}: check dataset.columns.label, "
+            "dataset.labels and dataset.cleaning"
         )
     if len(classes) > most:
         raise DataError(
@@ -195,6 +204,12 @@ def check_roles(
     DataError
         Naming the first class that has too few, and the way out.
     """
+    for role, rows in roles.items():
+        if len(rows) < _FEWEST[role]:
+            raise DataError(
+                f"dataset: {len(rows)} rows in role {role.value}, fewer than {_FEWEST[role]}; add "
+                "rows, or change the shares of dataset.split"
+            )
     counts = {role: class_counts(rows) for role, rows in roles.items()}
     for label in classes:
         if counts[Role.TRAIN][label] == 0 and counts[Role.TEST][label] and own_test:
@@ -218,9 +233,9 @@ def _way_out(strategy: SplitStrategy) -> str:
     return f"set dataset.split.strategy: stratified, {more}"
 
 
-def class_counts(rows: Iterable[CleanRow]) -> Mapping[str, int]:
-    """Rows per label; 0 for every other."""
-    return Counter(row.label for row in rows)
+def class_counts(rows: Iterable[AnyCleanRow]) -> Mapping[str, int]:
+    """Rows per class; 0 for every other."""
+    return Counter(label for row in rows for label in row.classes)
 
 
 def split_digest(roles: Roles) -> Digest:

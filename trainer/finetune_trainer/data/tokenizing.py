@@ -1,37 +1,41 @@
 """Turns rows into token ids and writes them to disk for the other steps. Used by ``prepare``.
 
-A set is a `datasets.Dataset` on disk, which ranks map into memory: `row_id`, `input_ids`,
-`attention_mask`, `token_type_ids` where the tokenizer makes them, `label` (the class's number),
-`group` (unset without a group column); the test set also keeps `text`.
+A set is a `datasets.Dataset` on disk, which ranks map into memory: `row_id`, `group` (unset without
+a group column), what the task's encoder makes (`input_ids`, `attention_mask`, `label`, …), and in
+the test set what it keeps of the input.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from finetune_api.report import TokenStatistics
-from finetune_trainer.data.rows import CleanRow
+from finetune_trainer.data.encoding import Encoder
+from finetune_trainer.data.form import AnyCleanRow
 
 _BATCH_ROWS = 512
 _EXAMPLES = 10
-_TOKEN_TYPES = "token_type_ids"  # noqa: S105 - a column's name
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLengths:
-    """Lengths in tokens before the cut, row by row, special tokens included."""
+    """Lengths in tokens before any cut, row by row, special tokens included.
+
+    ``cut`` says of each row whether it is in one example whole; ``examples`` counts them.
+    """
 
     lengths: NDArray[np.int64]
+    cut: NDArray[np.bool_]
     ids: tuple[str, ...]
+    examples: int
 
-    def statistics(self, max_length: int) -> TokenStatistics:
-        """Sum them up; rows longer than ``max_length`` are the ones that were cut."""
-        cut = np.flatnonzero(self.lengths > max_length)
+    def statistics(self) -> TokenStatistics:
+        """Sum them up."""
+        cut = np.flatnonzero(self.cut)
         return TokenStatistics(
             sum=int(self.lengths.sum()),
             min=int(self.lengths.min()),
@@ -45,42 +49,45 @@ class TokenLengths:
 
 
 def write_tokenized(
-    rows: Sequence[CleanRow],
-    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[AnyCleanRow],
+    encoder: Encoder[Any, Any],  # any task's
     *,
-    classes: Sequence[str],
-    max_length: int,
     folder: Path,
-    keep_text: bool,
+    keep_input: bool,
 ) -> TokenLengths:
-    """Tokenize ``rows`` in their order and save them to ``folder``, which must not exist.
+    """Encode ``rows`` in their order and save them to ``folder``, which must not exist.
 
     Raises
     ------
     OSError
         If the disk fails.
     """
-    from datasets import Dataset
+    from datasets import Dataset, Features, Value
     from datasets.exceptions import DatasetGenerationError
 
+    columns = {"row_id": Value("string"), "group": Value("string"), **encoder.features}
+    if keep_input:
+        columns |= encoder.kept_features
     lengths: list[int] = []
-    numbers = {label: number for number, label in enumerate(classes)}
+    cut: list[bool] = []
 
     def generate() -> Iterator[dict[str, Any]]:
         lengths.clear()
+        cut.clear()
         for start in range(0, len(rows), _BATCH_ROWS):
             batch = rows[start : start + _BATCH_ROWS]
-            encoded = _encode([row.text for row in batch], tokenizer, max_length, lengths)
-            for place, row in enumerate(batch):
-                made: dict[str, Any] = {name: column[place] for name, column in encoded.items()}
-                made |= {"row_id": row.id, "label": numbers[row.label], "group": row.group}
-                yield made | ({"text": row.text} if keep_text else {})
+            for row, encoded in zip(batch, encoder.encode(batch), strict=True):
+                lengths.append(encoded.tokens)
+                cut.append(encoded.is_cut)
+                own = {"row_id": row.id, "group": row.group}
+                own |= encoder.kept(row) if keep_input else {}
+                yield from ({**own, **example} for example in encoded.examples)
 
     scratch = folder.with_name(f"{folder.name}.scratch")
     try:
         made = Dataset.from_generator(
             generate,
-            features=_features(tokenizer, keep_text=keep_text),
+            features=Features(columns),
             cache_dir=str(scratch),
             # Rows are new each time; hashing them all to find them in a cache is for nothing.
             fingerprint=folder.name,
@@ -90,45 +97,8 @@ def write_tokenized(
         raise error.__cause__ or error from error
     made.save_to_disk(str(folder))
     return TokenLengths(
-        lengths=np.asarray(lengths, dtype=np.int64), ids=tuple(row.id for row in rows)
+        lengths=np.asarray(lengths, dtype=np.int64),
+        cut=np.asarray(cut, dtype=np.bool_),
+        ids=tuple(row.id for row in rows),
+        examples=len(made),
     )
-
-
-def _features(tokenizer: PreTrainedTokenizerBase, *, keep_text: bool) -> Any:  # of datasets
-    from datasets import Features, List, Value
-
-    columns = {
-        "row_id": Value("string"),
-        "input_ids": List(Value("int32")),
-        "attention_mask": List(Value("int8")),
-        "label": Value("int64"),
-        "group": Value("string"),
-    }
-    if _TOKEN_TYPES in tokenizer.model_input_names:
-        columns[_TOKEN_TYPES] = List(Value("int8"))
-    if keep_text:
-        columns["text"] = Value("string")
-    return Features(columns)
-
-
-def _encode(
-    texts: list[str],
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    lengths: list[int],
-) -> Mapping[str, list[list[int]]]:
-    """Encode whole texts, note their lengths, and encode those that are too long again, cut."""
-    names = ["input_ids", "attention_mask"]
-    if _TOKEN_TYPES in tokenizer.model_input_names:
-        names.append(_TOKEN_TYPES)
-    whole = tokenizer(texts, return_attention_mask=True, truncation=False, verbose=False)
-    columns: dict[str, list[list[int]]] = {name: list(whole[name]) for name in names}
-    for place, ids in enumerate(whole["input_ids"]):
-        lengths.append(len(ids))
-        if len(ids) > max_length:
-            cut = tokenizer(
-                texts[place], return_attention_mask=True, truncation=True, max_length=max_length
-            )
-            for name in names:
-                columns[name][place] = cut[name]
-    return columns

@@ -17,6 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from finetune_api.markers import Contract
+from finetune_api.tasks import Baseline as BaselineName
+from finetune_trainer.errors import DataError, StorageError
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -59,7 +61,7 @@ class Baseline(Protocol):
     """A fitted baseline."""
 
     @property
-    def name(self) -> str:
+    def name(self) -> BaselineName:
         """How reports and gates call it."""
 
     def predict_proba(self, texts: Sequence[str]) -> Floats:
@@ -71,7 +73,7 @@ class Majority:
     """Says of every row what is most frequent in training; knows no text."""
 
     shares: tuple[float, ...]
-    name: str = "majority"
+    name: BaselineName = BaselineName.MAJORITY
 
     def predict_proba(self, texts: Sequence[str]) -> Floats:
         """The classes' shares, for every row alike."""
@@ -86,7 +88,7 @@ class TfidfLogistic:
     classes: int
     vectorizer: Any  # scikit-learn publishes no types
     classifier: Any
-    name: str = "tfidf"
+    name: BaselineName = BaselineName.TFIDF
 
     def predict_proba(self, texts: Sequence[str]) -> Floats:
         """As scikit-learn has it; 0 for a class so rare that the rows drawn to fit held none."""
@@ -254,9 +256,20 @@ def load_baselines(folder: Path) -> list[Baseline]:
 
     Raises
     ------
-    OSError
-        If a file is missing or can't be read.
+    DataError
+        If a file is missing.
+    StorageError
+        If one can't be read.
     """
+    try:
+        return _load(folder)
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: a baseline is missing ({error}); prepare again") from error
+    except OSError as error:
+        raise StorageError(f"{folder}: can't read the baselines ({error})") from error
+
+
+def _load(folder: Path) -> list[Baseline]:
     majority = _SavedMajority.model_validate_json((folder / _MAJORITY_FILE).read_bytes())
     saved = _SavedTfidf.model_validate_json((folder / _TFIDF_FILE).read_bytes())
     arrays = load_file(folder / _TFIDF_ARRAYS)

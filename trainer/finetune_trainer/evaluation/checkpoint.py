@@ -4,11 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 import torch
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.markers import Digest
 from finetune_api.report import PrepareReport
@@ -17,6 +13,7 @@ from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, NodeFaultError, StorageError, UsageError
 from finetune_trainer.models.check import load_tokenizer
+from finetune_trainer.models.heads import Head
 from finetune_trainer.training.manifest import Checkpoint, damage, read_manifest
 
 
@@ -75,7 +72,11 @@ def find_checkpoint(
 
 
 def load_checkpoint(
-    found: ScoredCheckpoint, environment: RankEnvironment, run: Run, labels: tuple[str, ...]
+    found: ScoredCheckpoint,
+    environment: RankEnvironment,
+    run: Run,
+    head: Head,
+    labels: tuple[str, ...],
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load the model in fp32 on the run's device, with the base model's tokenizer.
 
@@ -91,7 +92,7 @@ def load_checkpoint(
     if run.gang.device == "cuda" and not torch.cuda.is_available():
         raise NodeFaultError("the evaluate step was promised a GPU, and none is visible")
     folder = found.checkpoint.folder
-    model, loading = AutoModelForSequenceClassification.from_pretrained(
+    model, loading = head.auto.from_pretrained(
         folder,
         dtype=torch.float32,
         local_files_only=True,

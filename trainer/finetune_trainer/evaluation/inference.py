@@ -1,54 +1,80 @@
-"""The model's class logits for every prepared row, each row exactly once, in the rows' order.
+"""The model's outputs for every prepared row, each row exactly once, in the rows' order.
 
-Only ``n × K`` numbers are kept. Rows are scored by length, so that a batch pads little; the place
-of a row in the result is its place in the set, whatever the order of scoring.
+Only what is taken of them is kept. Rows are scored by length, so that a batch pads little; the
+place of a row in the result is its place in the set, whatever the order of scoring.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from finetune_trainer.errors import TrainerError, UsageError
-from finetune_trainer.training.rows import Padding, PreparedRows
+from finetune_trainer.training.rows import Batch, Collation, PreparedRows, model_inputs
 
 BATCH_TOKENS = 8192
 BATCH_ROWS = 256
 
+Places = NDArray[np.int64]
+"""Where rows stand in their set."""
 
-def class_logits(
-    model: PreTrainedModel, rows: Dataset, batch_tokens: int = BATCH_TOKENS
+
+def row_logits(
+    model: PreTrainedModel,
+    rows: Dataset,
+    collation: Collation,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> NDArray[np.float32]:
-    """Score prepared rows; the result is ``[rows, classes]`` in fp32, row for row.
+    """Score prepared rows; the result is ``[rows, outputs]`` in fp32, row for row.
+
+    Raises
+    ------
+    UsageError
+        If a row gets a logit that is no finite number.
+    """
+    logits = np.zeros((len(rows), int(model.config.num_labels or 0)), dtype=np.float32)
+
+    def take(places: Places, _: Batch, output: Any) -> None:
+        logits[places] = output.logits.float().cpu().numpy()
+
+    score_rows(model, rows, collation, take, batch_tokens)
+    require_finite(rows, np.asarray(np.isfinite(logits).all(axis=1)))
+    return logits
+
+
+def score_rows(
+    model: PreTrainedModel,
+    rows: Dataset,
+    collation: Collation,
+    take: Callable[[Places, Batch, Any], None],  # a model's outputs have no common type
+    batch_tokens: int = BATCH_TOKENS,
+) -> None:
+    """Give ``take`` the outputs for every row: the rows' places, their batch, and the outputs.
 
     Rows are padded as in training. The model is used as it is, on its device and in its precision,
     in evaluation mode.
 
     Raises
     ------
-    UsageError
-        If a row gets a logit that is no finite number.
     TrainerError
         If a row was not scored exactly once, which would be a fault of this function.
     """
-    prepared = PreparedRows(rows, Padding(pad_token_id=int(model.config.pad_token_id or 0)))
-    logits = np.zeros((len(rows), int(model.config.num_labels or 0)), dtype=np.float32)
+    prepared = PreparedRows(rows, collation)
     scored = np.zeros(len(rows), dtype=np.int64)
     model.train(mode=False)
     with torch.inference_mode():
-        for places in batches_by_length(_lengths(rows), batch_tokens):
+        for places in batches_by_length(prepared.lengths, batch_tokens):
             batch, _ = prepared.batch(places.tolist())
-            del batch["labels"]
-            output = model(**{name: values.to(model.device) for name, values in batch.items()})
-            logits[places] = output.logits.float().cpu().numpy()
+            take(places, batch, model(**model_inputs(batch, model.device)))
             scored[places] += 1
-    _check(rows, logits, scored)
-    return logits
+    if not (scored == 1).all():
+        raise TrainerError(
+            f"{int((scored != 1).sum())} of {len(rows)} test rows were not scored exactly once"
+        )
 
 
 def batches_by_length(
@@ -67,20 +93,15 @@ def batches_by_length(
         start += size
 
 
-def _lengths(rows: Dataset) -> NDArray[np.int64]:
-    column = rows.with_format("arrow")[:]["input_ids"]
-    lengths = pc.list_value_length(column)
-    if isinstance(lengths, pa.ChunkedArray):
-        lengths = lengths.combine_chunks()
-    return np.asarray(lengths, dtype=np.int64)
+def require_finite(rows: Dataset, finite: NDArray[np.bool_]) -> None:
+    """Refuse outputs that are no numbers; ``finite`` says of each row whether its ones are.
 
-
-def _check(rows: Dataset, logits: NDArray[np.float32], scored: NDArray[np.int64]) -> None:
-    if not (scored == 1).all():
-        raise TrainerError(
-            f"{int((scored != 1).sum())} of {len(rows)} test rows were not scored exactly once"
-        )
-    broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    Raises
+    ------
+    UsageError
+        Naming the first such rows.
+    """
+    broken = np.flatnonzero(~finite)
     if len(broken):
         names = ", ".join(str(rows[int(place)]["row_id"]) for place in broken[:5])
         raise UsageError(

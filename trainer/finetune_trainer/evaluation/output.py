@@ -5,12 +5,9 @@ there, and without it there is no evaluation.
 """
 
 import hashlib
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -19,46 +16,8 @@ from finetune_api.report import EvaluationReport, ReportRef
 from finetune_api.run import LAYOUT
 from finetune_trainer.environment import Workspace
 from finetune_trainer.errors import StorageError
-from finetune_trainer.evaluation.metrics import Floats, log_probabilities
-from finetune_trainer.evaluation.scores import RowOutputs
 from finetune_trainer.models.export import export_is_whole
 from finetune_trainer.training.manifest import sync
-
-
-@dataclass(frozen=True)
-class TestRows:
-    """What names the test rows, in their order; ``groups`` is unset without a group column."""
-
-    __test__ = False
-
-    ids: Sequence[str]
-    texts: Sequence[str]
-    groups: Sequence[str] | None
-
-
-def predictions_table(rows: TestRows, outputs: RowOutputs, *, keep_texts: bool) -> pa.Table:
-    """Lay out the predictions, a row each: every figure of the report follows from this table.
-
-    Columns: ``row_id``, ``label``, ``predicted``, ``probabilities`` (in the order of the schema's
-    metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, and
-    ``group`` and ``text`` where there are such.
-    """
-    probabilities = np.exp(log_probabilities(outputs.logits))
-    predicted = outputs.outcomes.predicted
-    columns: dict[str, pa.Array] = {
-        "row_id": pa.array(rows.ids, pa.string()),
-        "label": _named(outputs.names, outputs.labels),
-        "predicted": _named(outputs.names, predicted[0]),
-        "probabilities": _vectors(probabilities),
-    }
-    for index, (name, values) in enumerate(outputs.baselines.items(), start=1):
-        columns[f"{name}_predicted"] = _named(outputs.names, predicted[index])
-        columns[f"{name}_probabilities"] = _vectors(values)
-    if rows.groups is not None:
-        columns["group"] = pa.array(rows.groups, pa.string())
-    if keep_texts:
-        columns["text"] = pa.array(rows.texts, pa.string())
-    return pa.table(columns).replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
 
 
 def write_predictions(workspace: Workspace, table: pa.Table) -> ReportRef:
@@ -115,15 +74,6 @@ def _is_whole(workspace: Workspace, report: EvaluationReport) -> bool:
     if report.model is None:
         return not workspace.path(LAYOUT.output_model).exists()
     return export_is_whole(workspace.path(report.model.path), report.model.digest)
-
-
-def _named(names: tuple[str, ...], classes: np.ndarray) -> pa.Array:
-    return pa.array([names[index] for index in classes.tolist()], pa.string())
-
-
-def _vectors(values: Floats) -> pa.Array:
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float64).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -8,10 +8,8 @@ import hashlib
 import json
 import logging
 
-import numpy as np
 from datasets import Dataset, load_from_disk
 from pydantic import ValidationError
-from transformers import PreTrainedModel
 
 from finetune_api.markers import Digest
 from finetune_api.report import EvaluationReport, PrepareReport, ReportRef
@@ -19,32 +17,19 @@ from finetune_api.run import LAYOUT, Run
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, StorageError
-from finetune_trainer.evaluation.baselines import Baseline, load_baselines
 from finetune_trainer.evaluation.checkpoint import (
     ScoredCheckpoint,
     find_checkpoint,
     load_checkpoint,
 )
+from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.gate import judge
-from finetune_trainer.evaluation.inference import class_logits
-from finetune_trainer.evaluation.metrics import log_probabilities
-from finetune_trainer.evaluation.output import (
-    TestRows,
-    predictions_table,
-    stored_report,
-    write_predictions,
-    write_report,
-)
-from finetune_trainer.evaluation.scores import RowOutputs, score
+from finetune_trainer.evaluation.output import stored_report, write_predictions, write_report
 from finetune_trainer.models.card import base_licence, model_card
-from finetune_trainer.models.export import (
-    Proof,
-    export_model,
-    prepare_for_export,
-    remove_export,
-)
+from finetune_trainer.models.export import export_model, prepare_for_export, remove_export
+from finetune_trainer.tasks.registry import FORMS
+from finetune_trainer.training.rows import Padding
 
-PROOF_ROWS = 16
 _log = logging.getLogger(__name__)
 
 
@@ -67,19 +52,29 @@ def evaluate(environment: RankEnvironment, run: Run) -> ReportRef:
     if stored is not None:
         _log.info("the same checkpoint and rows were evaluated before: serving that report")
         return stored
-    test = _test_rows(workspace, prepared)
-    model, tokenizer = load_checkpoint(checkpoint, environment, run, prepared.labels)
-    rows, outputs = _outputs(workspace, run, prepared, test, model)
-    report = _report(run, prepared, checkpoint, inputs, outputs, workspace, rows)
+    form = FORMS[run.task]
+    model, tokenizer = load_checkpoint(checkpoint, environment, run, form.head, prepared.labels)
+    form.finish(model, prepared)
+    findings = form.evidence.find(
+        TestRows(
+            rows=_test_rows(workspace, prepared),
+            collation=form.collation(Padding(pad_token_id=int(model.config.pad_token_id or 0))),
+            model=model,
+            run=run,
+            prepared=prepared,
+            baselines=workspace.path(LAYOUT.baselines),
+        )
+    )
+    report = _report(run, prepared, checkpoint, inputs, findings, workspace)
     remove_export(workspace.path(LAYOUT.output_model))
     if report.passed:
-        prepare_for_export(model, tokenizer, prepared.labels, run.training.max_length)
+        prepare_for_export(model, tokenizer, form.head, prepared.labels, run.training.max_length)
         licence = base_licence(resolve_local(run.model.uri, environment, "model.uri"))
         digest = export_model(
             model,
             tokenizer,
-            model_card(run, prepared, report, licence),
-            _proof(run, rows, outputs, test),
+            model_card(run, prepared, report, findings.proof.pipeline, licence),
+            findings.proof,
             workspace.path(LAYOUT.output_model),
         )
         exported = ReportRef(path=str(LAYOUT.output_model), digest=digest)
@@ -131,59 +126,21 @@ def _test_rows(workspace: Workspace, prepared: PrepareReport) -> Dataset:
     return test
 
 
-def _outputs(
-    workspace: Workspace,
-    run: Run,
-    prepared: PrepareReport,
-    test: Dataset,
-    model: PreTrainedModel,
-) -> tuple[TestRows, RowOutputs]:
-    """Score every test row by the model and by each baseline, in the same order."""
-    grouped = run.dataset.columns.group is not None
-    rows = TestRows(
-        ids=list(test["row_id"]),
-        texts=list(test["text"]),
-        groups=list(test["group"]) if grouped else None,
-    )
-    outputs = RowOutputs(
-        names=prepared.labels,
-        labels=np.asarray(test["label"], dtype=np.int64),
-        logits=class_logits(model, test),
-        baselines={
-            baseline.name: np.asarray(baseline.predict_proba(rows.texts), dtype=np.float64)
-            for baseline in _baselines(workspace)
-        },
-        groups=None if rows.groups is None else np.unique(rows.groups, return_inverse=True)[1],
-    )
-    return rows, outputs
-
-
-def _baselines(workspace: Workspace) -> list[Baseline]:
-    path = workspace.path(LAYOUT.baselines)
-    try:
-        return load_baselines(path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: a baseline is missing ({error}); prepare again") from error
-    except OSError as error:
-        raise StorageError(f"{path}: can't read the baselines ({error})") from error
-
-
 def _report(
     run: Run,
     prepared: PrepareReport,
     checkpoint: ScoredCheckpoint,
     inputs: Digest,
-    outputs: RowOutputs,
+    findings: Findings,
     workspace: Workspace,
-    rows: TestRows,
 ) -> EvaluationReport:
-    """Compute the figures, keep the predictions they come from, and judge; nothing is exported."""
-    scores = score(outputs, run.evaluation.resamples, run.training.seed)
-    gate = judge(run.evaluation.gate, scores.metrics, scores.baselines)
-    table = predictions_table(rows, outputs, keep_texts=run.evaluation.keep_predictions)
+    """Judge the figures and keep the predictions they come from; nothing is exported."""
+    scores = findings.scores
+    gate = judge(run.task, run.evaluation.gate, scores)
     return EvaluationReport(
         inputs_digest=inputs,
-        test_rows=len(rows.ids),
+        task=run.task,
+        test_rows=prepared.data.test_rows,
         checkpoint_step=checkpoint.step,
         split_digest=prepared.data.split_digest,
         labels=prepared.labels,
@@ -195,16 +152,5 @@ def _report(
         passed=all(result.passed for result in gate),
         resamples=run.evaluation.resamples,
         interval_unit=(run.dataset.columns.group or "row")[:63],
-        predictions=write_predictions(workspace, table),
-    )
-
-
-def _proof(run: Run, rows: TestRows, outputs: RowOutputs, test: Dataset) -> Proof:
-    """Choose rows of every length, the shortest and the longest among them."""
-    order = np.argsort([len(ids) for ids in test["input_ids"]], kind="stable")
-    chosen = order[np.unique(np.linspace(0, len(order) - 1, PROOF_ROWS).astype(np.int64))]
-    return Proof(
-        texts=[rows.texts[place] for place in chosen],
-        probabilities=np.exp(log_probabilities(outputs.logits[chosen])),
-        device=run.gang.device,
+        predictions=write_predictions(workspace, findings.predictions),
     )

@@ -11,6 +11,8 @@ import yaml
 
 from finetune_api.report import DataReport, EvaluationReport, Interval, PrepareReport
 from finetune_api.run import Run
+from finetune_api.tasks import METRICS, TASKS
+from finetune_trainer.models.proof import Pipeline
 
 UNKNOWN_LICENCE = "unknown"
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
@@ -31,67 +33,70 @@ def base_licence(model_folder: Path) -> str:
     return licence if isinstance(licence, str) and licence else UNKNOWN_LICENCE
 
 
-def model_card(run: Run, prepared: PrepareReport, report: EvaluationReport, licence: str) -> str:
-    """Write the card of a model that passed its gate."""
+def model_card(
+    run: Run, prepared: PrepareReport, report: EvaluationReport, pipeline: Pipeline, licence: str
+) -> str:
+    """Write the card of a model that passed its gate; ``pipeline`` is how it is called."""
     parts = (
-        _front_matter(licence),
+        _front_matter(pipeline, licence),
         f"# {run.job.name}\n\n{_origin(run, prepared)}",
-        f"## Use\n\n{_use(run)}",
+        f"## Use\n\n{_use(run, pipeline)}",
         f"## Measured on {report.test_rows} test rows\n\n{_metrics(report)}",
         f"### Against conventional baselines\n\n{_baselines(report)}",
-        f"### By class\n\n{_classes(report)}",
-        f"### Confusion matrix\n\n{_confusion(report)}",
+        *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
+        *((f"### Confusion matrix\n\n{_confusion(report)}",) if report.confusion_matrix else ()),
         *((f"## Requirements\n\n{_gate(report)}",) if report.gate else ()),
         f"## Data\n\n{_data(prepared.data)}",
         f"## Training\n\n{_training(run, report)}",
-        f"## Limits\n\n{_limits(run, prepared, report)}",
+        f"## Limits\n\n{_limits(run, report)}",
         f"## Licence\n\n{_licence(licence)}",
     )
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(licence: str) -> str:
+def _front_matter(pipeline: Pipeline, licence: str) -> str:
     matter = {
         "library_name": "transformers",
         "license": licence,
-        "pipeline_tag": "text-classification",
-        "tags": ["text-classification"],
+        "pipeline_tag": pipeline.task,
+        "tags": [pipeline.task],
     }
     return f"---\n{yaml.safe_dump(matter, sort_keys=True)}---"
 
 
 def _origin(run: Run, prepared: PrepareReport) -> str:
-    labels = ", ".join(f"`{_cell(label)}`" for label in prepared.labels)
+    facts = TASKS[run.task]
+    what = f"A {facts.model}"
+    if prepared.labels:
+        labels = ", ".join(f"`{_cell(label)}`" for label in prepared.labels)
+        what += f" with {len(prepared.labels)} outputs: {labels}"
     return (
-        f"A text classifier with {len(prepared.labels)} classes: {labels}.\n\n"
+        f"{what}.\n\n"
         f"Fine-tuned in full from `{_cell(run.model.uri)}` ({prepared.model.architecture}, "
         f"{prepared.model.parameters:,} parameters)."
     )
 
 
-def _use(run: Run) -> str:
+def _use(run: Run, pipeline: Pipeline) -> str:
+    settings = "".join(f", {name}={value!r}" for name, value in pipeline.settings.items())
+    call = "".join(f", {name}={value!r}" for name, value in pipeline.call.items())
     return (
         "```python\n"
         "from transformers import pipeline\n\n"
-        'classify = pipeline("text-classification", model="PATH/TO/THIS/FOLDER", top_k=None)\n'
-        'classify(["a text"], truncation=True)\n'
+        f'model = pipeline("{pipeline.task}", model="PATH/TO/THIS/FOLDER"{settings})\n'
+        f'model(["a text"]{call})\n'
         "```\n\n"
         f"Texts are read up to {run.training.max_length} tokens. Weights are in fp32, as they were "
-        "scored; labels and probabilities of a plain pipeline were compared with the scored ones "
-        "before the export."
+        "scored; the answers of a plain pipeline were compared with the scored ones before the "
+        "export."
     )
 
 
 def _metrics(report: EvaluationReport) -> str:
-    metrics = report.metrics
     rows = [
-        ("accuracy", *_interval(metrics.accuracy)),
-        ("balanced accuracy", *_interval(metrics.balanced_accuracy)),
-        ("macro F1", *_interval(metrics.macro_f1)),
-        ("Matthews correlation", *_interval(metrics.mcc)),
-        ("loss (mean negative log-likelihood, nats)", f"{metrics.loss:.4f}", ""),
-        ("expected calibration error", f"{metrics.expected_calibration_error:.4f}", ""),
-        ("Brier score (0 to 2)", f"{metrics.brier:.4f}", ""),
+        (METRICS[metric].name, *_interval(report.metrics[metric]))
+        for metric in TASKS[report.task].metrics
+        if metric in report.metrics
     ]
     return (
         _table(("figure", "value", "95 % interval"), rows)
@@ -102,13 +107,20 @@ def _metrics(report: EvaluationReport) -> str:
 
 
 def _baselines(report: EvaluationReport) -> str:
+    task = TASKS[report.task]
     rows = []
     for scores in report.baselines:
         reduction = scores.error_reduction
         shown = _interval(reduction) if reduction else ("undefined: it makes no error", "")
-        rows.append((scores.name, *_interval(scores.accuracy), *shown))
-    head = ("baseline", "accuracy", "95 % interval", "errors removed", "95 % interval")
+        rows.append((scores.name.value, *_interval(scores.metrics[task.headline]), *shown))
+    name = METRICS[task.headline].name
+    head = ("baseline", name, "95 % interval", f"{task.error.noun} removed", "95 % interval")
     return _table(head, rows)
+
+
+def _noun(report: EvaluationReport) -> str:
+    """What a line of the per-class table is of."""
+    return TASKS[report.task].classes or "class"
 
 
 def _classes(report: EvaluationReport) -> str:
@@ -122,7 +134,7 @@ def _classes(report: EvaluationReport) -> str:
         )
         for scores in report.per_class
     ]
-    return _table(("class", "precision", "recall", "F1", "rows"), rows)
+    return _table((_noun(report), "precision", "recall", "F1", "support"), rows)
 
 
 def _confusion(report: EvaluationReport) -> str:
@@ -140,14 +152,15 @@ def _gate(report: EvaluationReport) -> str:
         (
             one.name,
             one.metric + (f" against {one.against}" if one.against else ""),
-            "lower end of the interval" if one.bound == "Lower" else "value",
-            f"{one.required:g}",
+            "value" if one.bound == "Point" else f"{one.bound.lower()} end of the interval",
+            ("at most " if METRICS[one.metric].lower_is_better else "at least ")
+            + f"{one.required:g}",
             "undefined" if one.measured is None else f"{one.measured:.4f}",
             "passed" if one.passed else "failed",
         )
         for one in report.gate
     ]
-    return _table(("requirement", "figure", "held to", "at least", "measured", "result"), rows)
+    return _table(("requirement", "figure", "held to", "required", "measured", "result"), rows)
 
 
 def _data(data: DataReport) -> str:
@@ -179,7 +192,7 @@ def _training(run: Run, report: EvaluationReport) -> str:
     return _table(("setting", "value"), rows)
 
 
-def _limits(run: Run, prepared: PrepareReport, report: EvaluationReport) -> str:
+def _limits(run: Run, report: EvaluationReport) -> str:
     lines = [
         "- The figures hold for rows drawn as these were; other sources were not measured.",
         f"- Text beyond {run.training.max_length} tokens is not read.",
@@ -188,10 +201,10 @@ def _limits(run: Run, prepared: PrepareReport, report: EvaluationReport) -> str:
     rare = [scores for scores in report.per_class if scores.support < 30]
     if rare:
         names = ", ".join(f"`{_cell(scores.label)}` ({scores.support})" for scores in rare[:10])
-        lines.append(f"- Fewer than 30 test rows, so hardly measured: {names}.")
+        lines.append(f"- Fewer than 30 in the test rows, so hardly measured: {names}.")
     if run.smoke:
         lines.append("- A smoke run of a few steps: it proves the way, the model is of no use.")
-    if len(prepared.labels) > 1 and report.metrics.accuracy.low is None:
+    if report.metrics[TASKS[report.task].headline].low is None:
         lines.append("- Too few test rows or groups for intervals.")
     return "\n".join(lines)
 

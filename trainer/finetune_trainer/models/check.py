@@ -8,12 +8,9 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-)
 
-from finetune_api.job import Task
 from finetune_trainer.errors import UsageError
+from finetune_trainer.models.heads import Head
 
 _FIELD = "model.uri"
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
@@ -46,7 +43,7 @@ _POSITIONS_START_AFTER_PADDING = frozenset(
 """RoBERTa and its kin number tokens from the padding id + 1 on, so that many positions are lost."""
 
 
-def check_config(folder: Path, uri: str, task: Task) -> PretrainedConfig:
+def check_config(folder: Path, uri: str, head: Head) -> PretrainedConfig:
     """Read the model's configuration and hold it against the architecture × task table.
 
     Raises
@@ -61,7 +58,7 @@ def check_config(folder: Path, uri: str, task: Task) -> PretrainedConfig:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{where}: not a model's folder: it has no config.json")
     config = _read_config(folder, where)
-    _check_architecture(config, where, task)
+    _check_architecture(config, where, head)
     _check_weights(folder, where)
     return config
 
@@ -91,13 +88,12 @@ def _read_config(folder: Path, where: str) -> PretrainedConfig:
         ) from error
 
 
-def _check_architecture(config: PretrainedConfig, where: str, task: Task) -> None:
-    if config.is_encoder_decoder or (
-        config.model_type not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    ):
+def _check_architecture(config: PretrainedConfig, where: str, head: Head) -> None:
+    if config.is_encoder_decoder or config.model_type not in head.architectures:
         kind = "an encoder-decoder" if config.is_encoder_decoder else "an architecture"
         raise UsageError(
-            f"{where}: {config.model_type} is {kind} without a head for {task.value}; take a text "
+            f"{where}: {config.model_type} is {kind} without a head for "
+            f"{head.task.value}; take a text "
             "encoder or decoder, such as bert, roberta, deberta-v2, modernbert or llama"
         )
     if getattr(config, "quantization_config", None) is not None:

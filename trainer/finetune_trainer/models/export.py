@@ -10,23 +10,20 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.markers import Contract
-from finetune_trainer.errors import StorageError, TrainerError
-from finetune_trainer.evaluation.metrics import Floats
+from finetune_trainer.errors import StorageError
+from finetune_trainer.models.heads import Head
+from finetune_trainer.models.proof import ExportError, Proof
 from finetune_trainer.training.manifest import FileDigest, digest_files, sync
 
 MANIFEST = "manifest.json"
 CARD = "README.md"
-TOLERANCE = 1e-5
 _ASIDE = ".earlier"
 _PLAIN_PIPELINE = Path(__file__).with_name("plain_pipeline.py")
 
@@ -36,22 +33,6 @@ class ExportManifest(Contract):
 
     version: Literal[1] = 1
     files: tuple[FileDigest, ...]
-
-
-class ExportError(TrainerError):
-    """A plain pipeline reads the exported model otherwise than it was scored."""
-
-
-@dataclass(frozen=True)
-class Proof:
-    """Test rows that the exported model has to score again: texts and ``[n, K]`` probabilities.
-
-    ``device`` is the kind that scored them, and has to score them again.
-    """
-
-    texts: Sequence[str]
-    probabilities: Floats
-    device: str
 
 
 def export_model(
@@ -69,8 +50,7 @@ def export_model(
     Raises
     ------
     ExportError
-        If a plain pipeline gives other labels, or probabilities that differ by more than 1e-5;
-        the message has the figures.
+        If a plain pipeline gives other answers than were scored; the message has the figures.
     StorageError
         If the workspace can't be written.
     """
@@ -130,33 +110,39 @@ def export_is_whole(folder: Path, digest: str) -> bool:
 def prepare_for_export(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
+    head: Head,
     labels: tuple[str, ...],
     max_length: int,
 ) -> None:
     """State in the model's own files what it would otherwise leave to a reader's defaults."""
     config = model.config
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = "single_label_classification"
+    head.settle(config, labels)
     config.pad_token_id = tokenizer.pad_token_id
     config.name_or_path = ""
     tokenizer.model_max_length = max_length
 
 
 def prove(folder: Path, proof: Proof) -> None:
-    """Score the proof's texts with a plain pipeline in a fresh process and compare.
+    """Score the proof's inputs with a plain pipeline in a fresh process and compare.
 
     Raises
     ------
     ExportError
-        If it fails, or gives other labels or probabilities.
+        If it fails, or gives other answers.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if proof.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     finished = subprocess.run(
         [sys.executable, "-I", str(_PLAIN_PIPELINE), str(folder)],
-        input=json.dumps(list(proof.texts)),
+        input=json.dumps(
+            {
+                "task": proof.pipeline.task,
+                "settings": proof.pipeline.settings,
+                "call": proof.pipeline.call,
+                "inputs": list(proof.inputs),
+            }
+        ),
         env=environment,
         capture_output=True,
         encoding="utf-8",
@@ -168,41 +154,7 @@ def prove(folder: Path, proof: Proof) -> None:
             "the exported model does not load in a plain transformers pipeline "
             f"(exit code {finished.returncode}): {lines[-1][:500]}"
         )
-    labels = json.loads((folder / "config.json").read_text(encoding="utf-8"))["id2label"]
-    names = [labels[str(index)] for index in range(len(labels))]
-    compare(names, json.loads(finished.stdout), proof.probabilities)
-
-
-def compare(names: list[str], answers: list[list[dict[str, object]]], expected: Floats) -> None:
-    """Hold a pipeline's answers to the probabilities that were scored, ``[n, K]`` by ``names``.
-
-    Raises
-    ------
-    ExportError
-        If classes, labels or probabilities differ; the message has the figures.
-    """
-    for answer in answers:
-        if sorted(str(one["label"]) for one in answer) != sorted(names):
-            raise ExportError(
-                f"a plain pipeline names the classes {[one['label'] for one in answer]}, "
-                f"the data {names}"
-            )
-    found = np.array(
-        [
-            [{one["label"]: one["score"] for one in answer}[name] for name in names]
-            for answer in answers
-        ],
-        dtype=np.float64,
-    )
-    gap = float(np.abs(found - expected).max())
-    # Where two classes are as good as equal, either may come first.
-    chosen = expected[np.arange(len(expected)), found.argmax(axis=1)]
-    other = int((chosen < expected.max(axis=1) - TOLERANCE).sum())
-    if gap > TOLERANCE or other:
-        raise ExportError(
-            f"a plain pipeline gives other answers than were scored: {other} of {len(expected)} "
-            f"labels differ, probabilities by up to {gap:.2e} (allowed: {TOLERANCE:.0e})"
-        )
+    proof.compare(json.loads(finished.stdout))
 
 
 def _manifest(folder: Path) -> bytes:

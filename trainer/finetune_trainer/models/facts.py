@@ -7,27 +7,30 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from finetune_api.report import ModelFacts
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import usable_positions
 from finetune_trainer.models.fit import few, require_backbone
+from finetune_trainer.models.heads import Head
 
 _INNER_SIZES = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
 _INNER_TO_HIDDEN = 4
 
 
-def model_facts(folder: Path, uri: str, config: PretrainedConfig, classes: int) -> ModelFacts:
+def model_facts(
+    folder: Path, uri: str, config: PretrainedConfig, head: Head, outputs: int
+) -> ModelFacts:
     """Read shapes and names of the weights, and count what would be trained.
 
     Raises
     ------
     UsageError
         If weights can't be read, one of the backbone is missing or of another shape, or the head is
-        of another number of classes: only a head that is missing may be new.
+        of another number of outputs: only a head that is missing may be new.
     """
-    model = _on_meta(folder, uri, classes)
+    model = _on_meta(folder, uri, head, outputs)
     text = config.get_text_config()
     parameters = list(model.parameters())
     return ModelFacts(
@@ -41,15 +44,15 @@ def model_facts(folder: Path, uri: str, config: PretrainedConfig, classes: int) 
         attention_heads=int(text.num_attention_heads),
         vocabulary=int(text.vocab_size),
         max_positions=usable_positions(config),
-        classes=classes,
+        classes=outputs,
     )
 
 
-def _on_meta(folder: Path, uri: str, classes: int) -> PreTrainedModel:
+def _on_meta(folder: Path, uri: str, head: Head, outputs: int) -> PreTrainedModel:
     try:
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(
+        model, loaded = head.auto.from_pretrained(
             folder,
-            num_labels=classes,
+            num_labels=outputs,
             device_map=torch.device("meta"),
             dtype=torch.float32,
             use_safetensors=True,
@@ -68,7 +71,7 @@ def _on_meta(folder: Path, uri: str, classes: int) -> PreTrainedModel:
     require_backbone(uri, model.base_model_prefix, lacking)
     if other_shapes:
         raise UsageError(
-            f"model.uri: {uri}: its head is not one for {classes} classes (of another shape: "
+            f"model.uri: {uri}: its head is not one for {outputs} outputs (of another shape: "
             f"{few(sorted(other_shapes))}); take a model without head"
         )
     return model  # type: ignore[no-any-return]  # an Auto class gives whichever it finds

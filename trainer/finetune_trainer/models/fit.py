@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from finetune_trainer.errors import UsageError
+from finetune_trainer.models.heads import Head
 
 # A new classifier stands on the pooler, and many backbones come without one.
 _POOLER = re.compile(r"(^|\.)pooler\.")
@@ -16,15 +17,17 @@ _UNNAMED = re.compile(r"LABEL_\d+")
 _NAMED_FEW = 5
 
 
-def require_same_labels(uri: str, config: PreTrainedConfig, labels: tuple[str, ...]) -> None:
-    """A model that classifies already keeps its classes, in their order.
+def require_same_labels(
+    uri: str, config: PreTrainedConfig, head: Head, labels: tuple[str, ...]
+) -> None:
+    """A model that has such a head already keeps its classes, in their order.
 
     Raises
     ------
     UsageError
         If the data have other classes, or the same in another order.
     """
-    if not any("ForSequenceClassification" in name for name in config.architectures or ()):
+    if not any(head.suffix in name for name in config.architectures or ()):
         return
     theirs = tuple(str(label) for _, label in sorted((config.id2label or {}).items()))
     unnamed = all(_UNNAMED.fullmatch(label) for label in theirs)

@@ -9,40 +9,44 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import (
-    AutoModelForSequenceClassification,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
-from finetune_api.job import Task
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import check_config, load_tokenizer
 from finetune_trainer.models.fit import require_backbone, require_same_labels, require_same_padding
+from finetune_trainer.models.heads import Head
 
-PROBLEM_TYPE: Literal["single_label_classification"] = "single_label_classification"
 # Rates at which a model drops something at random while it learns, by the names in use.
 _DROPOUT = re.compile(r"dropout|pdrop|layerdrop|drop_path")
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A model for sequence classification and the tokenizer that goes with it."""
+class Loaded:
+    """A model with its head, and the tokenizer that goes with it."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     new_weights: tuple[str, ...]
 
 
-def load_classifier(
-    folder: Path, uri: str, labels: tuple[str, ...], *, dropout: float | None, seed: int
-) -> Classifier:
+def load_model(
+    folder: Path,
+    uri: str,
+    head: Head,
+    labels: tuple[str, ...],
+    *,
+    dropout: float | None,
+    seed: int,
+) -> Loaded:
     """Load a model with fp32 weights and one output per label; messages name it by its ``uri``.
 
     Weights that the folder lacks are drawn from ``seed`` alone, on any number of ranks; only a head
@@ -52,18 +56,21 @@ def load_classifier(
     ------
     UsageError
         If the folder holds no model, a model without safetensors, one whose backbone lacks
-        weights, or a classifier of other labels.
+        weights, or a head for other labels.
     """
-    config = check_config(folder, uri, Task.TEXT_CLASSIFICATION)
+    config = check_config(folder, uri, head)
     tokenizer = load_tokenizer(folder, uri)
-    require_same_labels(uri, config, labels)
+    require_same_labels(uri, config, head, labels)
     require_same_padding(uri, config, tokenizer)
-    _settle(config, tokenizer, labels, dropout)
-    model, missing = _weights(folder, uri, config)
+    head.settle(config, labels)
+    config.pad_token_id = tokenizer.pad_token_id
+    if dropout is not None:
+        override_dropout(config, dropout)
+    model, missing = _weights(folder, uri, config, head)
     require_backbone(uri, model.base_model_prefix, missing)
     if missing:
         _make_head(model, missing, seed)
-    return Classifier(model=model, tokenizer=tokenizer, new_weights=tuple(missing))
+    return Loaded(model=model, tokenizer=tokenizer, new_weights=tuple(missing))
 
 
 def override_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
@@ -80,26 +87,13 @@ def override_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
     return names
 
 
-def _settle(
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    labels: tuple[str, ...],
-    dropout: float | None,
-) -> None:
-    config.num_labels = len(labels)
-    config.id2label = dict(enumerate(labels))
-    config.label2id = {label: index for index, label in enumerate(labels)}
-    config.problem_type = PROBLEM_TYPE
-    config.pad_token_id = tokenizer.pad_token_id
-    if dropout is not None:
-        override_dropout(config, dropout)
-
-
-def _weights(folder: Path, uri: str, config: PreTrainedConfig) -> tuple[PreTrainedModel, list[str]]:
+def _weights(
+    folder: Path, uri: str, config: PreTrainedConfig, head: Head
+) -> tuple[PreTrainedModel, list[str]]:
     # What the loader reports: names of weights by what became of them.
     report: dict[str, Any]
     try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
+        model, report = head.auto.from_pretrained(
             folder,
             config=config,
             dtype=torch.float32,
@@ -110,7 +104,7 @@ def _weights(folder: Path, uri: str, config: PreTrainedConfig) -> tuple[PreTrain
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
         raise UsageError(
-            f"model.uri: {uri} does not load for text classification: {str(error)[:400]}"
+            f"model.uri: {uri} does not load for {head.task.value}: {str(error)[:400]}"
         ) from error
     zero3: bool = is_deepspeed_zero3_enabled()  # type: ignore[no-untyped-call]
     if zero3 and hasattr(model, "_weight_conversions"):

@@ -19,12 +19,10 @@ class MicroBatch:
 
     ``rows`` always has the micro-batch's full length, so that every rank makes the same shapes of
     collective calls; entries where ``real`` is false only fill up and weigh nothing.
-    ``batch_rows`` is the number of real rows in the whole global batch, over all ranks.
     """
 
     rows: npt.NDArray[np.int64]
     real: npt.NDArray[np.bool_]
-    batch_rows: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ class StepPlan:
             np.arange(self.micro_batch_size) + micro * self.micro_batch_size
         )
         real = places < len(batch)
-        return MicroBatch(rows=batch[np.where(real, places, 0)], real=real, batch_rows=len(batch))
+        return MicroBatch(rows=batch[np.where(real, places, 0)], real=real)
 
     def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
         # The legacy generator's stream is frozen for good; numpy may change the newer one's

@@ -3,13 +3,15 @@
 Read by each rank from the shared workspace, memory-mapped; only its own micro-batches are decoded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, load_from_disk
@@ -18,7 +20,12 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.training.plan import StepPlan
 
 Batch = dict[str, torch.Tensor]
-_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+Columns = Mapping[str, Sequence[Any]]
+"""Columns of some prepared rows, as `datasets` gives them."""
+
+_SEQUENCES = ("input_ids", "attention_mask", "token_type_ids")
+_NOT_INPUTS = ("labels", "weights", "real", "batch_weight", "tokens")
+"""What of a batch is for the loss and the Trainer, and not for the model."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +35,52 @@ class Padding:
     pad_token_id: int
     multiple_of: int = 1
 
+    def width(self, rows: Columns) -> int:
+        """Tokens of the longest row, rounded up."""
+        longest = max(len(ids) for ids in rows["input_ids"])
+        return -(-longest // self.multiple_of) * self.multiple_of
+
+
+class Collation(Protocol):
+    """How a task's rows become a batch: the model's inputs, and ``labels`` for its loss."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that it reads; those that the prepared rows lack are left out."""
+
+    def batch(self, rows: Columns) -> Batch:
+        """Tensors of as many rows."""
+
+
+@dataclass(frozen=True)
+class ClassBatches:
+    """Token sequences with a class each: ``labels`` is ``[rows]``."""
+
+    padding: Padding
+    columns: Sequence[str] = (*_SEQUENCES, "label")
+
+    def batch(self, rows: Columns) -> Batch:
+        """Padded inputs and class numbers."""
+        return {
+            **padded_inputs(rows, self.padding),
+            "labels": torch.tensor(rows["label"], dtype=torch.long),
+        }
+
 
 class PreparedRows:
-    """One role's rows: token ids, attention mask and class of each."""
+    """One role's rows, as the prepare step left them, and what each weighs in the loss."""
 
-    def __init__(self, dataset: Dataset, padding: Padding) -> None:
-        self._inputs = [name for name in _INPUTS if name in dataset.column_names]
-        self._dataset = dataset.select_columns([*self._inputs, "label"])
-        self._padding = padding
+    def __init__(self, dataset: Dataset, collation: Collation) -> None:
+        wanted = [name for name in collation.columns if name in dataset.column_names]
+        self.lengths = _lengths(dataset)
+        self._dataset = dataset.select_columns(wanted)
+        self._collation = collation
+        self.weights = np.ones(len(dataset))
+        if "weight" in dataset.column_names:
+            self.weights = np.asarray(dataset["weight"], dtype=np.float64)
 
     @classmethod
-    def load(cls, folder: Path, padding: Padding) -> "PreparedRows":
+    def load(cls, folder: Path, collation: Collation) -> "PreparedRows":
         """Open what the prepare step wrote.
 
         Raises
@@ -48,7 +90,7 @@ class PreparedRows:
         """
         if not folder.is_dir():
             raise DataError(f"{folder}: no prepared rows; run the prepare step first")
-        return cls(load_from_disk(str(folder)), padding)
+        return cls(load_from_disk(str(folder)), collation)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -56,31 +98,23 @@ class PreparedRows:
     @cached_property
     def shortest_first(self) -> npt.NDArray[np.int64]:
         """Row numbers by length."""
-        lengths = pc.list_value_length(self._dataset.with_format("arrow")[:]["input_ids"])
-        return np.argsort(lengths.to_numpy(), kind="stable")
+        return np.argsort(self.lengths, kind="stable")
 
-    def batch(self, rows: Sequence[int]) -> tuple[Batch, list[int]]:
-        """Inputs and ``labels`` of these rows, ``[rows, longest]``, and each row's tokens."""
-        columns = self._dataset[list(rows)]
-        lengths = [len(ids) for ids in columns["input_ids"]]
-        multiple = self._padding.multiple_of
-        width = -(-max(lengths) // multiple) * multiple
-        batch = {
-            name: _padded(
-                columns[name], width, self._padding.pad_token_id if name == "input_ids" else 0
-            )
-            for name in self._inputs
-        }
-        batch["labels"] = torch.tensor(columns["label"], dtype=torch.long)
-        return batch, lengths
+    def batch(self, rows: Sequence[int]) -> tuple[Batch, npt.NDArray[np.int64]]:
+        """Inputs, ``labels`` and ``weights`` of these rows, and each row's tokens."""
+        chosen = list(rows)
+        batch = self._collation.batch(self._dataset[chosen])
+        batch["weights"] = torch.from_numpy(self.weights[chosen].astype(np.float32))
+        return batch, self.lengths[chosen]
 
 
 class StepStream:
     """The micro-batches of one rank, from an optimizer step to the last: a Trainer's data loader.
 
     Its length is that of the whole training, wherever it starts, for the Trainer counts in it.
-    Each batch has, beside the inputs: ``row_weights`` (1 or 0 per row), ``batch_rows`` (rows of
-    the whole global batch) and ``tokens`` (this micro-batch's real ones).
+    Each batch has, beside the inputs: ``real`` (1 or 0 per row), ``batch_weight`` (what the rows of
+    the whole global batch weigh) and ``tokens`` (this micro-batch's real ones). The weight is known
+    to every rank before it computes anything, for each of them knows the whole batch's rows.
     """
 
     def __init__(
@@ -103,8 +137,9 @@ class StepStream:
     def _batch(self, step: int, micro: int) -> Batch:
         share = self._plan.micro_batch(step, micro, self._rank)
         batch, lengths = self._rows.batch(share.rows.tolist())
-        batch["row_weights"] = torch.from_numpy(share.real.astype(np.float32))
-        batch["batch_rows"] = torch.tensor(share.batch_rows)
+        weight = self._rows.weights[self._plan.global_batch(step)].sum()
+        batch["real"] = torch.from_numpy(share.real.astype(np.float32))
+        batch["batch_weight"] = torch.tensor(weight, dtype=torch.float32)
         batch["tokens"] = torch.tensor(int((share.real * lengths).sum()))
         return batch
 
@@ -127,8 +162,36 @@ def scoring_batches(
         yield batch, real
 
 
-def _padded(values: Sequence[Sequence[int]], width: int, fill: int) -> torch.Tensor:
+def model_inputs(batch: Batch, device: torch.device | None = None) -> Batch:
+    """What of a batch the model is called with, on its device."""
+    return {
+        name: values if device is None else values.to(device)
+        for name, values in batch.items()
+        if name not in _NOT_INPUTS
+    }
+
+
+def padded_inputs(rows: Columns, padding: Padding) -> Batch:
+    """Token ids, attention mask and token types, ``[rows, longest]``, as far as there are any."""
+    width = padding.width(rows)
+    return {
+        name: padded(rows[name], width, padding.pad_token_id if name == "input_ids" else 0)
+        for name in _SEQUENCES
+        if name in rows
+    }
+
+
+def padded(values: Sequence[Sequence[int]], width: int, fill: int) -> torch.Tensor:
+    """Whole numbers of each row, filled up on the right."""
     table = np.full((len(values), width), fill, dtype=np.int64)
     for line, row in zip(table, values, strict=True):
         line[: len(row)] = row
     return torch.from_numpy(table)
+
+
+def _lengths(dataset: Dataset) -> npt.NDArray[np.int64]:
+    """Tokens of each row."""
+    lengths = pc.list_value_length(dataset.with_format("arrow")[:]["input_ids"])
+    if isinstance(lengths, pa.ChunkedArray):
+        lengths = lengths.combine_chunks()
+    return np.asarray(lengths, dtype=np.int64)

@@ -15,8 +15,9 @@ from finetune_api.run import LAYOUT, Run, total_steps
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError
-from finetune_trainer.models.load import load_classifier
+from finetune_trainer.models.load import load_model
 from finetune_trainer.reporting.events import Event, Finished, Staged
+from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.boundary import Boundary, Parts
 from finetune_trainer.training.cadence import Cadence
 from finetune_trainer.training.checkpoints import CheckpointStore
@@ -133,35 +134,39 @@ def _assemble(
 ) -> tuple[FineTuneTrainer, Boundary]:
     training, place = run.training, gang.place
     prepared = environment.workspace.path(LAYOUT.prepared)
-    steps = total_steps(training, report.data.train_rows)
+    steps = total_steps(training, report.data.steps_count_in)
     arguments = training_arguments(
         training, output=store.root, total_steps=steps, device=gang.device
     )
-    classifier = load_classifier(
+    form = FORMS[run.task]
+    loaded = load_model(
         resolve_local(run.model.uri, environment, "model.uri"),
         run.model.uri,
+        form.head,
         report.labels,
         dropout=training.dropout,
         seed=training.seed,
     )
     padding = Padding(
-        classifier.tokenizer.pad_token_id,
+        loaded.tokenizer.pad_token_id,
         multiple_of=1 if gang.device.type == "cpu" else _GPU_PADDING_MULTIPLE,
     )
-    train_rows = PreparedRows.load(prepared / "train", padding)
-    if len(train_rows) != report.data.train_rows:
+    collation = form.collation(padding)
+    train_rows = PreparedRows.load(prepared / "train", collation)
+    if len(train_rows) != report.data.steps_count_in:
         raise DataError(
-            f"{prepared}: {len(train_rows)} rows to train on, the report says "
-            f"{report.data.train_rows}; run the prepare step again"
+            f"{prepared}: {len(train_rows)} examples to train on, the report says "
+            f"{report.data.steps_count_in}; run the prepare step again"
         )
     plan = _plan(run, rows=len(train_rows), world_size=place.world_size)
     first_step = resume.state.step if resume else 0
     trainer = FineTuneTrainer(
-        model=classifier.model,
+        model=loaded.model,
         arguments=arguments,
         stream=StepStream(
             train_rows, plan, rank=place.rank, first_step=first_step, total_steps=steps
         ),
+        row_loss=form.loss(loaded.model, report),
         gang=gang,
     )
     parts = Parts(
@@ -174,7 +179,7 @@ def _assemble(
             evals_per_epoch=training.evals_per_epoch,
             checkpoint_every_steps=training.checkpoint_every_steps,
         ),
-        select_rows=PreparedRows.load(prepared / "select", padding),
+        select_rows=PreparedRows.load(prepared / "select", collation),
         store=store,
         say=say,
     )

@@ -10,18 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune_api.job import Precision, Scheduler
 from finetune_api.run import RunTraining
+from finetune_trainer.tasks.form import RowLoss
 from finetune_trainer.training.deepspeed_config import deepspeed_config
 from finetune_trainer.training.gang import Gang
-from finetune_trainer.training.rows import Batch, PreparedRows, StepStream, scoring_batches
+from finetune_trainer.training.rows import (
+    Batch,
+    PreparedRows,
+    StepStream,
+    model_inputs,
+    scoring_batches,
+)
 from finetune_trainer.training.stop import StopRequest
 
-_OUR_COLUMNS = ("labels", "row_weights", "batch_rows", "tokens")
 _BATCHES_BETWEEN_LOOKS = 8
 
 
@@ -45,10 +50,11 @@ class StepSums:
 
 
 class FineTuneTrainer(Trainer):
-    """One rank's training of a classifier.
+    """One rank's training.
 
-    The loss of a step is Σ weight·nll over its global batch divided by Σ weight, on any number of
-    workers, ranks and micro-batches, the last and smaller batch of an epoch included.
+    The loss of a step is Σ weight·loss over its global batch divided by Σ weight, on any number of
+    workers, ranks and micro-batches, the last and smaller batch of an epoch included. What is
+    weighed, rows or tokens, is the task's: ``row_loss`` gives each row's Σ weight·loss.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class FineTuneTrainer(Trainer):
         model: PreTrainedModel,
         arguments: TrainingArguments,
         stream: StepStream,
+        row_loss: RowLoss,
         gang: Gang,
     ) -> None:
         # The model's own loss is a mean per micro-batch, whatever else its forward accepts.
@@ -65,6 +72,7 @@ class FineTuneTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
         self._stream = stream
+        self._row_loss = row_loss
         self._gang = gang
         self._sums = StepSums.none(gang.device)
 
@@ -84,12 +92,19 @@ class FineTuneTrainer(Trainer):
         DeepSpeed averages gradients over ranks and (as the Trainer calls it) sums them over
         micro-batches; times the number of ranks, the average is the sum.
         """
-        nll, outputs = _row_losses(model, inputs)
-        part = (nll * inputs["row_weights"]).sum() / inputs["batch_rows"]
+        losses, outputs = self._row_losses(model, inputs)
+        part = (losses * inputs["real"]).sum() / inputs["batch_weight"]
         self._sums.loss += part.detach().double()
         self._sums.tokens += inputs["tokens"]
         loss = part * self._gang.place.world_size
         return (loss, outputs) if return_outputs else loss
+
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """Move a batch to the device as it is.
+
+        The base class also rounds it to the model's precision, so weights and targets with it.
+        """
+        return {name: values.to(self.args.device) for name, values in inputs.items()}
 
     def floating_point_ops(self, inputs: Any) -> int:  # noqa: ARG002
         """Not counted here: the base class walks over every weight for each micro-batch."""
@@ -108,7 +123,9 @@ class FineTuneTrainer(Trainer):
         return taken
 
     def select_loss(self, rows: PreparedRows, stop: StopRequest) -> float | None:
-        """Σ nll / rows over all ``rows``, each counted once; None if a stop was agreed meanwhile.
+        """Σ weight·loss / Σ weight over all ``rows``; None if a stop was agreed meanwhile.
+
+        Each row is counted once.
 
         Draws no random numbers, so that training goes on as if it had not been called.
         """
@@ -127,11 +144,16 @@ class FineTuneTrainer(Trainer):
                 for number, (batch, real) in enumerate(batches):
                     if number % _BATCHES_BETWEEN_LOOKS == 0 and self._gang.any(stop.requested):
                         return None
-                    nll, _ = _row_losses(engine, self._prepare_inputs(batch))
-                    total += nll[:real].double().sum()
+                    losses, _ = self._row_losses(engine, self._prepare_inputs(batch))
+                    total += losses[:real].double().sum()
         finally:
             engine.train()
-        return self._gang.sums(float(total))[0] / len(rows)
+        return self._gang.sums(float(total))[0] / float(rows.weights.sum())
+
+    def _row_losses(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Any]:
+        """Σ weight·loss of each row, ``[rows]`` in fp32, and the model's outputs."""
+        outputs = model(**model_inputs(batch))
+        return self._row_loss(outputs, batch), outputs
 
     def write_checkpoint(self, folder: Path) -> None:
         """Write everything that training needs to go on, and the model. Called by every rank."""
@@ -192,10 +214,3 @@ def wants_bf16(training: RunTraining, device: torch.device) -> bool:
     if training.precision is Precision.AUTO:
         return device.type == "cuda" and torch.cuda.is_bf16_supported()
     return training.precision is Precision.BF16
-
-
-def _row_losses(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Any]:
-    """Negative log-likelihood per row, ``[rows]`` in fp32, and the model's outputs."""
-    outputs = model(**{name: batch[name] for name in batch if name not in _OUR_COLUMNS})
-    nll = cross_entropy(outputs.logits.float(), batch["labels"], reduction="none")
-    return nll, outputs

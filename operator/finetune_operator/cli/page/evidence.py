@@ -3,14 +3,22 @@
 Positions are percent of an axis, shares percent of a row; every figure is the report's own.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from finetune_api.report import BaselineFit, EvaluationReport, GateResult, Interval, PrepareReport
+from finetune_api.report import (
+    BaselineFit,
+    BaselineScores,
+    EvaluationReport,
+    GateResult,
+    Metrics,
+    PrepareReport,
+)
+from finetune_api.tasks import BASELINES, METRICS, TASKS, TaskFacts
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.axis import Axis, axis
 from finetune_operator.cli.page.curve import Tick
 from finetune_operator.cli.page.facts import PageFacts
-from finetune_operator.cli.page.verdict import baseline_name, compared, metric_name
+from finetune_operator.cli.page.verdict import compared, title
 
 WIDEST_MATRIX = 24
 """Classes that a matrix shows; of more, the most frequent confusions are listed."""
@@ -30,15 +38,14 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Whisker:
-    """A value with its interval on the common axis."""
+    """A value with its interval on the common axis; ``figures`` are the compared ones as text."""
 
     name: str
     is_model: bool
     at: float
     low: float | None
     high: float | None
-    accuracy: str
-    macro_f1: str
+    figures: tuple[str, ...]
     reduction: str
     fitted: str
     cross_validated: str
@@ -46,8 +53,10 @@ class Whisker:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Model and baselines on one axis of accuracy."""
+    """Model and baselines on one axis of the headline, which ``titles`` names first."""
 
+    titles: tuple[str, ...]
+    error: str
     rows: tuple[Whisker, ...]
     ticks: tuple[Tick, ...]
     sentences: tuple[str, ...]
@@ -75,7 +84,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """One class: its figures as text, and as percent for the bars."""
+    """One class, label or kind of entity: its figures as text, and as percent for the bars."""
 
     label: str
     figures: tuple[tuple[str, float], ...]
@@ -95,6 +104,7 @@ class Evidence:
     labels: tuple[str, ...]
     matrix: tuple[tuple[Cell, ...], ...]
     confusions: tuple[Confusion, ...]
+    class_title: str
     classes: tuple[ClassRow, ...]
 
 
@@ -110,10 +120,15 @@ def evidence(facts: PageFacts) -> Evidence | None:
         unit=report.interval_unit,
         gate=tuple(_requirement(result) for result in report.gate),
         comparison=_comparison(report, facts.prepare),
-        metrics=_metrics(report),
+        metrics=tuple(
+            (title(metric), figures.interval(report.metrics[metric]))
+            for metric in TASKS[report.task].metrics
+            if metric in report.metrics
+        ),
         labels=report.labels,
         matrix=() if wide else tuple(_row(i, row) for i, row in enumerate(report.confusion_matrix)),
         confusions=_confusions(report) if wide else (),
+        class_title=(TASKS[report.task].classes or "").capitalize(),
         classes=tuple(
             ClassRow(
                 c.label,
@@ -126,85 +141,67 @@ def evidence(facts: PageFacts) -> Evidence | None:
 
 
 def _requirement(result: GateResult) -> Requirement:
-    what = metric_name(result.metric)
+    what = METRICS[result.metric].name
     if result.against is not None:
-        what += f" against {baseline_name(result.against)}"
-    if result.bound == "Lower":
-        what += f", lower bound of its 95{figures.NO_BREAK_SPACE}% interval"
+        what += f" against {BASELINES[result.against]}"
+    if result.bound != "Point":
+        what += f", {result.bound.lower()} bound of its 95{figures.NO_BREAK_SPACE}% interval"
+    limit = "≤" if METRICS[result.metric].lower_is_better else "≥"
     return Requirement(
         result.name,
         what,
-        figures.score(result.required),
+        f"{limit}{figures.NO_BREAK_SPACE}{figures.score(result.required)}",
         "undefined" if result.measured is None else figures.score(result.measured),
         result.passed,
     )
 
 
-def _metrics(report: EvaluationReport) -> tuple[tuple[str, str], ...]:
-    metrics = report.metrics
-    return (
-        ("Accuracy", figures.interval(metrics.accuracy)),
-        ("Balanced accuracy", figures.interval(metrics.balanced_accuracy)),
-        ("Macro F1", figures.interval(metrics.macro_f1)),
-        ("Matthews correlation (MCC)", figures.interval(metrics.mcc)),
-        ("Loss (mean negative log-likelihood, nats)", figures.score(metrics.loss)),
-        ("Expected calibration error", figures.score(metrics.expected_calibration_error)),
-        ("Brier score", figures.score(metrics.brier)),
-    )
-
-
 def _comparison(report: EvaluationReport, prepare: PrepareReport | None) -> Comparison:
+    task = TASKS[report.task]
     fits = {fit.name: fit for fit in prepare.baselines} if prepare is not None else {}
-    baselines = sorted(report.baselines, key=lambda b: -b.accuracy.value)
-    accuracies = [report.metrics.accuracy, *(b.accuracy for b in baselines)]
-    marks = axis(
-        [v for a in accuracies for v in (a.value, a.low, a.high) if v is not None], ticks=5
-    )
-    model = _whisker("this model", report.metrics.accuracy, report.metrics.macro_f1, marks)
-    others = (
-        _whisker(
-            baseline_name(baseline.name),
-            baseline.accuracy,
-            baseline.macro_f1,
-            marks,
-            reduction=baseline.error_reduction,
-            fit=fits.get(baseline.name),
-            is_model=False,
-        )
-        for baseline in baselines
-    )
+    sign = 1 if METRICS[task.headline].lower_is_better else -1
+    baselines = sorted(report.baselines, key=lambda b: sign * b.metrics[task.headline].value)
+    measured = [report.metrics, *(b.metrics for b in baselines)]
+    shown = [metrics[task.headline] for metrics in measured]
+    marks = axis([v for a in shown for v in (a.value, a.low, a.high) if v is not None], ticks=5)
+    others = (_baseline(one, task, marks, fits.get(one.name)) for one in baselines)
     return Comparison(
-        rows=(model, *others),
+        titles=tuple(title(metric) for metric in task.compared),
+        error=task.error.noun,
+        rows=(_whisker("this model", task, report.metrics, marks), *others),
         ticks=tuple(
             Tick(marks.percent(value), figures.places(value, marks.decimals))
             for value in marks.ticks
         ),
-        sentences=tuple(f"The model {compared(b.name, b.error_reduction)}." for b in baselines),
+        sentences=tuple(f"The model {compared(task.error, b)}." for b in baselines),
     )
 
 
-def _whisker(
-    name: str,
-    accuracy: Interval,
-    macro_f1: Interval,
-    marks: Axis,
-    *,
-    reduction: Interval | None = None,
-    fit: BaselineFit | None = None,
-    is_model: bool = True,
-) -> Whisker:
-    fitted = ", ".join(f"{k} {v}" for k, v in fit.settings.items()) if fit is not None else ""
+def _whisker(name: str, task: TaskFacts, metrics: Metrics, marks: Axis) -> Whisker:
+    headline = metrics[task.headline]
     return Whisker(
         name=name,
-        is_model=is_model,
-        at=marks.percent(accuracy.value),
-        low=None if accuracy.low is None else marks.percent(accuracy.low),
-        high=None if accuracy.high is None else marks.percent(accuracy.high),
-        accuracy=figures.interval(accuracy),
-        macro_f1=figures.interval(macro_f1),
-        reduction="" if is_model else figures.interval(reduction),
-        fitted=fitted,
-        cross_validated=figures.score(fit.cross_validated_accuracy) if fit is not None else "",
+        is_model=True,
+        at=marks.percent(headline.value),
+        low=None if headline.low is None else marks.percent(headline.low),
+        high=None if headline.high is None else marks.percent(headline.high),
+        figures=tuple(figures.interval(metrics[metric]) for metric in task.compared),
+        reduction="",
+        fitted="",
+        cross_validated="",
+    )
+
+
+def _baseline(
+    baseline: BaselineScores, task: TaskFacts, marks: Axis, fit: BaselineFit | None
+) -> Whisker:
+    settings = fit.settings.items() if fit is not None else ()
+    return replace(
+        _whisker(BASELINES[baseline.name], task, baseline.metrics, marks),
+        is_model=False,
+        reduction=figures.interval(baseline.error_reduction),
+        fitted=", ".join(f"{name} {value}" for name, value in settings),
+        cross_validated=figures.score(fit.cross_validated) if fit is not None else "",
     )
 
 

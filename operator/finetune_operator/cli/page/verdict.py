@@ -9,26 +9,18 @@ from enum import StrEnum
 from finetune_api.phases import Phase, Reason
 from finetune_api.report import BaselineScores, EvaluationReport, FailureClass, GateResult, Interval
 from finetune_api.status import CostStatus, JobStatus
+from finetune_api.tasks import BASELINES, METRICS, TASKS, ErrorWords, Metric
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.costs import spent
 from finetune_operator.cli.page.facts import PageFacts
 
-_BASELINES = {"tfidf": "tuned TF-IDF", "majority": "the majority class"}
-_CONVENTIONAL = "tfidf"
-_METRICS = {
-    "accuracy": "accuracy",
-    "balancedAccuracy": "balanced accuracy",
-    "macroF1": "macro F1",
-    "mcc": "MCC",
-    "errorReduction": "error reduction",
-}
 _ANEW = "then start it as a new job (in a local run: with another workspace)."
 _NEXT: dict[str, str] = {
     FailureClass.USER_ERROR: f"Mend what the message names, {_ANEW}",
     FailureClass.DATA_ERROR: f"Mend the rows or the dataset settings that it names, {_ANEW}",
     FailureClass.STORAGE: f"See that the volume is there, writable and has room, {_ANEW}",
-    Reason.GATE_FAILED: "The per-class table and the data report show where it falls short. More "
-    f"or cleaner rows, or another recipe, may help; {_ANEW}",
+    Reason.GATE_FAILED: "The tables of the test rows and the data report show where it falls "
+    f"short. More or cleaner rows, or another recipe, may help; {_ANEW}",
     Reason.BACKOFF_LIMIT_EXCEEDED: "The attempts below say what ended each one. Mend that, or "
     f"raise policy.backoffLimit, {_ANEW}",
     Reason.DEADLINE_EXCEEDED: f"Raise policy.activeDeadlineSeconds, {_ANEW}",
@@ -98,13 +90,14 @@ def tiles(facts: PageFacts) -> tuple[Tile, ...]:
     """The figures under the verdict, as far as there are any."""
     status, found = facts.status, []
     if facts.evaluation is not None:
-        accuracy = facts.evaluation.metrics.accuracy
-        note = f"95{figures.NO_BREAK_SPACE}%{figures.bounds(accuracy)}"
+        headline, measured = _headline(facts.evaluation)
+        note = f"95{figures.NO_BREAK_SPACE}%{figures.bounds(measured)}"
         rows = f"{figures.count(facts.evaluation.test_rows)} test rows"
-        found.append(Tile("Accuracy", figures.score(accuracy.value), f"{note}, {rows}"))
+        found.append(Tile(title(headline), figures.score(measured.value), f"{note}, {rows}"))
         against = _conventional(facts.evaluation)
         if against is not None and against.error_reduction is not None:
-            found.append(_errors_tile(against, against.error_reduction))
+            error = TASKS[facts.evaluation.task].error
+            found.append(_errors_tile(error, against, against.error_reduction))
     if status.cost is not None:
         found.append(Tile("Cost", spent(status.cost), _cost_note(status.cost, status)))
     if status.start_time is not None and status.completion_time is not None:
@@ -114,55 +107,55 @@ def tiles(facts: PageFacts) -> tuple[Tile, ...]:
     return tuple(found)
 
 
-def baseline_name(name: str) -> str:
-    """A baseline in words."""
-    return _BASELINES.get(name, name)
+def title(metric: Metric) -> str:
+    """A metric's name as a heading or at the start of a line."""
+    name = METRICS[metric].name
+    return f"{name[0].upper()}{name[1:]}"
 
 
-def metric_name(name: str) -> str:
-    """A metric in words."""
-    return _METRICS.get(name, name)
-
-
-def compared(name: str, reduction: Interval | None) -> str:
+def compared(error: ErrorWords, baseline: BaselineScores) -> str:
     """How the model's errors compare with a baseline's, with the interval where there is one."""
-    against = baseline_name(name)
+    against, reduction = BASELINES[baseline.name], baseline.error_reduction
     if reduction is None:
-        return f"can make no fewer errors than {against}, which makes none"
+        return f"can make no {error.fewer} {error.noun} than {against}, which makes none"
     share, low, high = reduction.value, reduction.low, reduction.high
     if share == low == high == 0:
-        return f"makes exactly as many errors as {against}"
-    fewer = "fewer" if share >= 0 else "more"
+        return f"makes exactly as {error.many} {error.noun} as {against}"
+    fewer = error.fewer if share >= 0 else "more"
+    difference = f"{figures.with_percent(abs(share))} {fewer} {error.noun}"
     if low is None or high is None:
-        return f"makes {figures.with_percent(abs(share))} {fewer} errors than {against}"
+        return f"makes {difference} than {against}"
     if low > 0:
         span = figures.percent_range(low, high)
     elif high < 0:
         span = figures.percent_range(-high, -low)
     else:
-        span = f"{figures.percent_range(low, high)} fewer"
-        return (
-            f"is not shown to differ from {against}: {figures.with_percent(abs(share))} {fewer} "
-            f"errors ({span})"
-        )
-    return f"makes {figures.with_percent(abs(share))} {fewer} errors than {against} ({span})"
+        span = f"{figures.percent_range(low, high)} {error.fewer}"
+        return f"is not shown to differ from {against}: {difference} ({span})"
+    return f"makes {difference} than {against} ({span})"
 
 
 def _evidence(evaluation: EvaluationReport | None) -> str:
     """Say how good it is and against what, or nothing where nothing was measured."""
     if evaluation is None:
         return ""
-    accuracy = evaluation.metrics.accuracy
-    parts = [f"{figures.score(accuracy.value)} accuracy{figures.bounds(accuracy)}"]
+    headline, measured = _headline(evaluation)
+    parts = [f"{figures.score(measured.value)} {METRICS[headline].name}{figures.bounds(measured)}"]
     against = _conventional(evaluation)
     if against is not None:
-        parts.append(compared(against.name, against.error_reduction))
+        parts.append(compared(TASKS[evaluation.task].error, against))
     return "; ".join(parts) + "."
+
+
+def _headline(evaluation: EvaluationReport) -> tuple[Metric, Interval]:
+    metric = TASKS[evaluation.task].headline
+    return metric, evaluation.metrics[metric]
 
 
 def _conventional(evaluation: EvaluationReport) -> BaselineScores | None:
     by_name = {baseline.name: baseline for baseline in evaluation.baselines}
-    return by_name.get(_CONVENTIONAL) or next(iter(evaluation.baselines), None)
+    conventional = TASKS[evaluation.task].conventional
+    return by_name.get(conventional) or next(iter(evaluation.baselines), None)
 
 
 def _failure(facts: PageFacts) -> str:
@@ -173,22 +166,24 @@ def _failure(facts: PageFacts) -> str:
     told = f"Not exported: {'; '.join(missed)}."
     if against is None:
         return told
-    return f"{told} The model {compared(against.name, against.error_reduction)}."
+    return f"{told} The model {compared(TASKS[facts.evaluation.task].error, against)}."
 
 
 def requirement(result: GateResult) -> str:
     """A requirement and how it went, in words."""
-    what = metric_name(result.metric)
+    what = METRICS[result.metric].name
     if result.against is not None:
-        what += f" against {baseline_name(result.against)}"
-    if result.bound == "Lower":
-        what = f"the lower bound of {what}"
+        what += f" against {BASELINES[result.against]}"
+    if result.bound != "Point":
+        what = f"the {result.bound.lower()} bound of {what}"
+    least, missed = "at least", "below"
+    if METRICS[result.metric].lower_is_better:
+        least, missed = "at most", "above"
+    required = figures.score(result.required)
     if result.measured is None:
-        return f"{what} is undefined, at least {figures.score(result.required)} is required"
-    relation = "at least" if result.passed else "below"
-    return f"{what} is {figures.score(result.measured)}, {relation} the required " + figures.score(
-        result.required
-    )
+        return f"{what} is undefined, {least} {required} is required"
+    relation = least if result.passed else missed
+    return f"{what} is {figures.score(result.measured)}, {relation} the required {required}"
 
 
 def _said(status: JobStatus) -> str:
@@ -204,14 +199,14 @@ def _at(status: JobStatus) -> str:
     return f" in the {last.step} step" if last is not None else ""
 
 
-def _errors_tile(against: BaselineScores, reduction: Interval) -> Tile:
+def _errors_tile(error: ErrorWords, against: BaselineScores, reduction: Interval) -> Tile:
     sign = figures.MINUS if reduction.value >= 0 else "+"
-    note = f"against {baseline_name(against.name)}"
+    note = f"against {BASELINES[against.name]}"
     if reduction.low is not None and reduction.high is not None:
         # As a change of the errors: fewer is negative.
         low, high = figures.percent(-reduction.high), figures.percent(-reduction.low)
         note += f", 95{figures.NO_BREAK_SPACE}% [{low}, {high}]"
-    return Tile("Errors", sign + figures.with_percent(abs(reduction.value)), note)
+    return Tile(error.noun.capitalize(), sign + figures.with_percent(abs(reduction.value)), note)
 
 
 def _cost_note(cost: CostStatus, status: JobStatus) -> str:

@@ -1,0 +1,150 @@
+"""Every task by its facts: what its models are called, measured by, and compared with.
+
+One entry of ``TASKS`` is all that contract, operator and page know of a task. What the trainer does
+for it stands in ``finetune_trainer.tasks``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Task(StrEnum):
+    """What the model learns to do."""
+
+    TEXT_CLASSIFICATION = "text-classification"
+
+
+class Metric(StrEnum):
+    """A figure of a model on the test rows; ``METRICS`` says what each means."""
+
+    ACCURACY = "accuracy"
+    BALANCED_ACCURACY = "balancedAccuracy"
+    MACRO_F1 = "macroF1"
+    MCC = "mcc"
+    LOSS = "loss"
+    CALIBRATION_ERROR = "expectedCalibrationError"
+    BRIER = "brier"
+    ERROR_REDUCTION = "errorReduction"
+
+
+class Baseline(StrEnum):
+    """A conventional method that a model is compared with; ``BASELINES`` says which."""
+
+    MAJORITY = "majority"
+    TFIDF = "tfidf"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricFacts:
+    """A metric in words.
+
+    ``name`` goes within a sentence, ``meaning`` into the reference. ``floor`` is the worst value
+    that a requirement can sensibly name; a metric without one has no natural end there.
+    """
+
+    name: str
+    meaning: str
+    lower_is_better: bool = False
+    floor: float | None = 0.0
+
+
+METRICS: Mapping[Metric, MetricFacts] = {
+    Metric.ACCURACY: MetricFacts(name="accuracy", meaning="Share of the rows that are right."),
+    Metric.BALANCED_ACCURACY: MetricFacts(
+        name="balanced accuracy", meaning="Mean recall over the classes."
+    ),
+    Metric.MACRO_F1: MetricFacts(name="macro F1", meaning="Mean F1 over the classes."),
+    Metric.MCC: MetricFacts(
+        name="Matthews correlation (MCC)",
+        meaning="Correlation of truth and prediction, 0 for guessing.",
+        floor=-1.0,
+    ),
+    Metric.LOSS: MetricFacts(
+        name="loss (mean negative log-likelihood, nats)",
+        meaning="Mean of -log p(truth), in nats.",
+        lower_is_better=True,
+    ),
+    Metric.CALIBRATION_ERROR: MetricFacts(
+        name="expected calibration error",
+        meaning="Gap of top probability and accuracy, over 15 bins of equal mass.",
+        lower_is_better=True,
+    ),
+    Metric.BRIER: MetricFacts(
+        name="Brier score",
+        meaning="Mean squared error of the probabilities, 0 to 2.",
+        lower_is_better=True,
+    ),
+    Metric.ERROR_REDUCTION: MetricFacts(
+        name="error reduction",
+        meaning="Share of a baseline's errors that the model doesn't make.",
+        floor=-1.0,
+    ),
+}
+
+BASELINES: Mapping[Baseline, str] = {
+    Baseline.MAJORITY: "the majority class",
+    Baseline.TFIDF: "tuned TF-IDF",
+}
+
+
+@dataclass(frozen=True)
+class ErrorWords:
+    """What errorReduction counts, and how a sentence speaks of less and of as much of it."""
+
+    noun: str
+    fewer: str
+    many: str
+
+
+ERRORS = ErrorWords("errors", "fewer", "many")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskFacts:
+    """A task in words, and what is measured of it.
+
+    ``metrics`` are those of a report in its order; the first is the headline, the ``compared`` ones
+    are told of baselines too. Of ``baselines`` the last is the one to beat: a requirement on
+    errorReduction goes against it by default. ``error`` is what errorReduction counts, and
+    ``classes`` what one line of a report's per-class table is of; unset where there are none.
+    """
+
+    model: str
+    metrics: tuple[Metric, ...]
+    compared: tuple[Metric, ...]
+    baselines: tuple[Baseline, ...]
+    error: ErrorWords
+    classes: str | None
+    learning_rate: float
+
+    @property
+    def headline(self) -> Metric:
+        """The metric that is said first."""
+        return self.metrics[0]
+
+    @property
+    def conventional(self) -> Baseline:
+        """The baseline to beat."""
+        return self.baselines[-1]
+
+
+TASKS: Mapping[Task, TaskFacts] = {
+    Task.TEXT_CLASSIFICATION: TaskFacts(
+        model="text classifier",
+        metrics=(
+            Metric.ACCURACY,
+            Metric.BALANCED_ACCURACY,
+            Metric.MACRO_F1,
+            Metric.MCC,
+            Metric.LOSS,
+            Metric.CALIBRATION_ERROR,
+            Metric.BRIER,
+        ),
+        compared=(Metric.ACCURACY, Metric.MACRO_F1),
+        baselines=(Baseline.MAJORITY, Baseline.TFIDF),
+        error=ERRORS,
+        classes="class",
+        learning_rate=3e-5,
+    ),
+}

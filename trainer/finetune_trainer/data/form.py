@@ -1,0 +1,56 @@
+"""What a row of a task is: how it is read, cleaned and sorted. Each task has its own.
+
+Used by the modules of the prepare step, which are the same for every task.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from finetune_api.job import Columns
+from finetune_trainer.data.rows import CleanRow, Row
+from finetune_trainer.data.values import Values
+
+I = TypeVar("I")  # noqa: E741  # the input, as in rows
+T = TypeVar("T")
+
+
+class RowForm(Protocol[I, T]):
+    """What input and target of a row are, and what is asked of them."""
+
+    @property
+    def fewest_classes(self) -> int:
+        """The classes that there must be at least; 0 for a task that has none."""
+
+    @property
+    def holds_markup(self) -> bool:
+        """Whether tags may stand in its texts, and can be taken out of them."""
+
+    def columns(self, columns: Columns) -> Mapping[str, str]:
+        """The columns that a row is read from, by their setting under ``dataset.columns``."""
+
+    def read(self, values: Values, columns: Columns, where: str) -> tuple[I, T | None]:
+        """Read input and target; None for a target that the row doesn't have.
+
+        Raises
+        ------
+        DataError
+            If a column holds what is neither.
+        """
+
+    def text_of(self, given: I) -> str:
+        """All the text of an input: what is compared, measured and searched for leaks."""
+
+    def with_texts(self, given: I, change: Callable[[str], str]) -> I:
+        """The input with each of its texts changed."""
+
+    def classes_of(self, target: T) -> tuple[str, ...]:
+        """The classes that a row is counted in."""
+
+    def outputs(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Names of the model's outputs, in their order."""
+
+
+# Rows and forms of whichever task.
+AnyRow = Row[Any, Any]
+AnyCleanRow = CleanRow[Any, Any]
+AnyForm = RowForm[Any, Any]

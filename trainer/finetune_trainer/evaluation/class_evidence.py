@@ -1,0 +1,123 @@
+"""What a classifier of texts is measured by, and compared with: majority and tuned TF-IDF."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from datasets import Dataset
+
+from finetune_api.report import BaselineFit
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.evaluation.baselines import (
+    Baseline,
+    Fitted,
+    fit_baselines,
+    load_baselines,
+    save_baselines,
+)
+from finetune_trainer.evaluation.classification import RowOutputs, score
+from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.inference import row_logits
+from finetune_trainer.evaluation.metrics import log_probabilities
+from finetune_trainer.evaluation.tables import named, of_rows, vectors
+from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
+
+PROOF_ROWS = 16
+TEXT_PIPELINE = Pipeline(
+    task="text-classification", settings={"top_k": None}, call={"truncation": True}
+)
+
+
+class ClassEvidence:
+    """Evidence of a classifier of texts; ``ClassRows`` are what it is given."""
+
+    def fit_baselines(
+        self,
+        train: Sequence[AnyCleanRow],
+        select: Sequence[AnyCleanRow],
+        classes: tuple[str, ...],
+        *,
+        seed: int,
+        folder: Path,
+    ) -> tuple[BaselineFit, ...]:
+        """Fit on ``train`` alone; ``select`` only shows how well it went."""
+        numbers = {label: number for number, label in enumerate(classes)}
+        fitted = fit_baselines(
+            [row.input for row in train],
+            [numbers[row.target] for row in train],
+            [row.unit for row in train],
+            seed,
+        )
+        save_baselines([one.baseline for one in fitted], folder)
+        texts = [row.input for row in select]
+        truth = np.asarray([numbers[row.target] for row in select])
+
+        def fit_of(one: Fitted) -> BaselineFit:
+            predicted = one.baseline.predict_proba(texts).argmax(axis=1)
+            return BaselineFit(
+                name=one.baseline.name,
+                settings=one.settings,
+                cross_validated=one.cross_validated_accuracy,
+                select=float((predicted == truth).mean()),
+            )
+
+        return tuple(fit_of(one) for one in fitted)
+
+    def find(self, test: TestRows) -> Findings:
+        """Score every test row by the model and by each baseline, in the same order."""
+        texts = list(test.rows["text"])
+        groups = test.groups
+        baselines: list[Baseline] = load_baselines(test.baselines)
+        outputs = RowOutputs(
+            names=test.prepared.labels,
+            labels=np.asarray(test.rows["label"], dtype=np.int64),
+            logits=row_logits(test.model, test.rows, test.collation),
+            baselines={
+                one.name: np.asarray(one.predict_proba(texts), dtype=np.float64)
+                for one in baselines
+            },
+            groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
+        )
+        chosen = spread_over_lengths(test.rows, PROOF_ROWS)
+        probabilities = np.exp(log_probabilities(outputs.logits[chosen]))
+        return Findings(
+            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            predictions=predictions_table(test, outputs),
+            proof=Proof(
+                pipeline=TEXT_PIPELINE,
+                inputs=[texts[place] for place in chosen],
+                compare=partial(compare_classes, outputs.names, probabilities),
+                device=test.run.gang.device,
+            ),
+        )
+
+
+def predictions_table(test: TestRows, outputs: RowOutputs) -> pa.Table:
+    """Lay out the predictions, a row each: every figure of the report follows from this table.
+
+    Columns: ``row_id``, ``label``, ``predicted``, ``probabilities`` (in the order of the schema's
+    metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, and
+    ``group`` and ``text`` where there are such.
+    """
+    probabilities = np.exp(log_probabilities(outputs.logits))
+    predicted = outputs.outcomes.predicted
+    columns: dict[str, pa.Array] = {
+        "label": named(outputs.names, outputs.labels),
+        "predicted": named(outputs.names, predicted[0]),
+        "probabilities": vectors(probabilities),
+    }
+    for index, (name, values) in enumerate(outputs.baselines.items(), start=1):
+        columns[f"{name}_predicted"] = named(outputs.names, predicted[index])
+        columns[f"{name}_probabilities"] = vectors(values)
+    table = of_rows(test, columns, kept=("text",))
+    return table.replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
+
+
+def spread_over_lengths(rows: Dataset, most: int) -> list[int]:
+    """Places of rows of every length, the shortest and the longest among them."""
+    order = np.argsort([len(ids) for ids in rows["input_ids"]], kind="stable")
+    places = np.unique(np.linspace(0, len(order) - 1, most).astype(np.int64))
+    return [int(place) for place in order[places]]

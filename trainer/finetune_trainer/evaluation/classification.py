@@ -1,0 +1,124 @@
+"""All figures of a classifier: the model and its baselines on the same rows, with intervals.
+
+Pure: the evidence hands in labels and outputs, and the step writes what comes back into the report.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.report import BaselineScores, Interval
+from finetune_api.tasks import Baseline, Metric
+from finetune_trainer.evaluation import metrics
+from finetune_trainer.evaluation.intervals import (
+    Outcomes,
+    error_reduction,
+    error_reduction_interval,
+    interval,
+    resampled_confusions,
+    with_an_error,
+)
+from finetune_trainer.evaluation.metrics import Floats, Integers
+from finetune_trainer.evaluation.scores import Scores
+
+
+@dataclass(frozen=True)
+class RowOutputs:
+    """What model and baselines say about ``n`` test rows of ``K`` classes.
+
+    ``logits`` and each baseline's probabilities are ``[n, K]``, their columns in the order of
+    ``names``; ``labels`` are columns; ``groups`` numbers the group of each row, if there are any.
+    """
+
+    names: tuple[str, ...]
+    labels: Integers
+    logits: NDArray[np.float32]
+    baselines: Mapping[Baseline, Floats]
+    groups: Integers | None = None
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """The classes chosen: the model's first, then each baseline's."""
+        chosen = [probability.argmax(axis=1) for probability in self.baselines.values()]
+        return Outcomes(
+            labels=self.labels,
+            predicted=np.stack([self.logits.argmax(axis=1), *chosen]),
+            classes=len(self.names),
+            groups=self.groups,
+        )
+
+
+def score(outputs: RowOutputs, resamples: int, seed: int) -> Scores:
+    """Compute every figure; equal inputs and seed give equal figures, in any order of rows."""
+    outcomes = outputs.outcomes
+    confusions = np.stack(
+        [
+            metrics.confusion_matrix(outcomes.labels, predicted, outcomes.classes)
+            for predicted in outcomes.predicted
+        ]
+    )
+    point = _figures(confusions)
+    drawn = _resampled_figures(outcomes, resamples, seed)
+
+    def bounded(figure: Metric, predictor: int) -> Interval:
+        value = float(point[figure][predictor])
+        return interval(value, drawn[figure][:, predictor], outcomes.units)
+
+    return Scores(
+        metrics={
+            **{figure: bounded(figure, 0) for figure in _MODEL_FIGURES},
+            **_of_probabilities(outputs),
+        },
+        per_class=metrics.class_scores(confusions[0], outputs.names),
+        confusion_matrix=tuple(tuple(int(count) for count in row) for row in confusions[0]),
+        baselines=tuple(
+            BaselineScores(
+                name=name,
+                metrics={figure: bounded(figure, predictor) for figure in _BASELINE_FIGURES},
+                error_reduction=error_reduction_interval(
+                    float(point[Metric.ERROR_REDUCTION][predictor]),
+                    drawn[Metric.ERROR_REDUCTION][:, predictor],
+                    outcomes.units,
+                ),
+            )
+            for predictor, name in enumerate(outputs.baselines, start=1)
+        ),
+    )
+
+
+_MODEL_FIGURES = (Metric.ACCURACY, Metric.BALANCED_ACCURACY, Metric.MACRO_F1, Metric.MCC)
+_BASELINE_FIGURES = (Metric.ACCURACY, Metric.MACRO_F1)
+
+
+def _figures(confusions: NDArray[np.int64]) -> dict[Metric, Floats]:
+    """Each figure of each predictor, ``[..., P]`` from ``[..., P, K, K]``; the model is first."""
+    return {
+        Metric.ACCURACY: metrics.accuracy(confusions),
+        Metric.BALANCED_ACCURACY: metrics.balanced_accuracy(confusions),
+        Metric.MACRO_F1: metrics.macro_f1(confusions),
+        Metric.MCC: metrics.matthews(confusions),
+        Metric.ERROR_REDUCTION: error_reduction(confusions[..., :1, :, :], confusions),
+    }
+
+
+def _resampled_figures(outcomes: Outcomes, resamples: int, seed: int) -> dict[Metric, Floats]:
+    """Each figure in each resample, ``[resamples, P]``."""
+    random = np.random.default_rng(seed)
+    chunks = [
+        _figures(confusions)
+        for confusions in resampled_confusions(with_an_error(outcomes), resamples, random)
+    ]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _of_probabilities(outputs: RowOutputs) -> dict[Metric, Interval]:
+    log_probability = metrics.log_probabilities(outputs.logits)
+    probability = np.exp(log_probability)
+    values = {
+        Metric.LOSS: metrics.negative_log_likelihood(log_probability, outputs.labels),
+        Metric.CALIBRATION_ERROR: metrics.expected_calibration_error(probability, outputs.labels),
+        Metric.BRIER: metrics.brier_score(probability, outputs.labels),
+    }
+    return {metric: Interval(value=value) for metric, value in values.items()}

@@ -1,0 +1,55 @@
+"""What the evaluate step gives a task's evidence, and what it gets back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from finetune_api.report import PrepareReport
+from finetune_api.run import Run
+from finetune_trainer.evaluation.scores import Scores
+from finetune_trainer.models.proof import Proof
+from finetune_trainer.training.rows import Collation
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestRows:
+    """The test rows with all that scores them.
+
+    ``baselines`` is the folder that the prepare step saved them to.
+    """
+
+    __test__ = False
+
+    rows: Dataset
+    collation: Collation
+    model: PreTrainedModel
+    run: Run
+    prepared: PrepareReport
+    baselines: Path
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The rows' names, in their order."""
+        return list(self.rows["row_id"])
+
+    @property
+    def groups(self) -> Sequence[str] | None:
+        """The group of each row; unset without a group column."""
+        return list(self.rows["group"]) if self.run.dataset.columns.group is not None else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What scoring brought.
+
+    ``predictions`` has a line for each test row, and every figure of ``scores`` follows from it.
+    ``proof`` is what an exported model has to answer again.
+    """
+
+    scores: Scores
+    predictions: pa.Table
+    proof: Proof

@@ -1,0 +1,73 @@
+"""What an exported model has to answer in a plain pipeline, and how its answers are compared."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.evaluation.metrics import Floats
+
+TOLERANCE = 1e-5
+
+
+class ExportError(TrainerError):
+    """A plain pipeline reads the exported model otherwise than it was scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """How a user would call the model: ``pipeline(task, model, **settings)(inputs, **call)``."""
+
+    task: str
+    settings: Mapping[str, Any] = field(default_factory=dict)  # keywords of transformers
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """Test rows that the exported model has to score again.
+
+    ``device`` is the kind that scored them, and has to score them again. ``compare`` is given one
+    answer for each input, as JSON has it, and raises ``ExportError`` if one is another.
+    """
+
+    pipeline: Pipeline
+    inputs: Sequence[Any]  # what the pipeline takes, as JSON
+    compare: Callable[[Sequence[Any]], None]
+    device: str
+
+
+def compare_classes(
+    names: Sequence[str], expected: Floats, answers: Sequence[list[dict[str, Any]]]
+) -> None:
+    """Hold a pipeline's answers to the probabilities that were scored, ``[n, K]`` by ``names``.
+
+    Raises
+    ------
+    ExportError
+        If classes, labels or probabilities differ; the message has the figures.
+    """
+    for answer in answers:
+        if sorted(str(one["label"]) for one in answer) != sorted(names):
+            raise ExportError(
+                f"a plain pipeline names the classes {[one['label'] for one in answer]}, "
+                f"the data {list(names)}"
+            )
+    found = np.array(
+        [
+            [{one["label"]: one["score"] for one in answer}[name] for name in names]
+            for answer in answers
+        ],
+        dtype=np.float64,
+    )
+    gap = float(np.abs(found - expected).max())
+    # Where two classes are as good as equal, either may come first.
+    chosen = expected[np.arange(len(expected)), found.argmax(axis=1)]
+    other = int((chosen < expected.max(axis=1) - TOLERANCE).sum())
+    if gap > TOLERANCE or other:
+        raise ExportError(
+            f"a plain pipeline gives other answers than were scored: {other} of {len(expected)} "
+            f"labels differ, probabilities by up to {gap:.2e} (allowed: {TOLERANCE:.0e})"
+        )

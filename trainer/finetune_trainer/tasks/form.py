@@ -1,0 +1,68 @@
+"""What a task is to the trainer: its rows, its model's head, its loss and its evidence.
+
+Everything else of the three steps is the same for every task. A task's own file puts a ``TaskForm``
+together; ``registry`` knows them all.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from finetune_api.report import BaselineFit, PrepareReport
+from finetune_trainer.data.encoding import Encoder
+from finetune_trainer.data.form import AnyCleanRow, AnyForm
+from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.models.heads import Head
+from finetune_trainer.training.rows import Batch, Collation, Padding
+
+RowLoss = Callable[[Any, Batch], torch.Tensor]
+"""From a model's outputs and their batch to Σ weight·loss of each row, ``[rows]`` in fp32.
+
+What a row's weights add up to stands in the batch's ``weights``, which come from the prepared rows'
+column ``weight`` (1 without it): a step's loss is the sum of the ones over that of the others, over
+all rows of the global batch.
+"""
+
+
+class Evidence(Protocol):
+    """What a model of the task is measured by and compared with."""
+
+    def fit_baselines(
+        self,
+        train: Sequence[AnyCleanRow],
+        select: Sequence[AnyCleanRow],
+        classes: tuple[str, ...],
+        *,
+        seed: int,
+        folder: Path,
+    ) -> tuple[BaselineFit, ...]:
+        """Fit on ``train`` alone and save to ``folder``; ``select`` only shows how well it went."""
+
+    def find(self, test: TestRows) -> Findings:
+        """Score every test row by the model and by each baseline, and sum up."""
+
+
+def use_as_trained(model: PreTrainedModel, prepared: PrepareReport) -> None:
+    """Most models are scored and exported as they were trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskForm:
+    """A task, whole.
+
+    ``encoder`` is for a tokenizer, the classes and the longest example. ``loss`` is for a model and
+    what was prepared. ``finish`` makes of a trained model, in place, the one that is scored and
+    exported.
+    """
+
+    rows: AnyForm
+    encoder: Callable[[PreTrainedTokenizerBase, tuple[str, ...], int], Encoder[Any, Any]]
+    head: Head
+    collation: Callable[[Padding], Collation]
+    loss: Callable[[PreTrainedModel, PrepareReport], RowLoss]
+    evidence: Evidence
+    finish: Callable[[PreTrainedModel, PrepareReport], None] = use_as_trained

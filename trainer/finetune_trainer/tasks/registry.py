@@ -1,0 +1,11 @@
+"""Every task's form. ``prepare``, ``train`` and ``evaluate`` look theirs up here, once."""
+
+from collections.abc import Mapping
+
+from finetune_api.tasks import Task
+from finetune_trainer.tasks.form import TaskForm
+from finetune_trainer.tasks.text_classification import TEXT_CLASSIFICATION
+
+FORMS: Mapping[Task, TaskForm] = {
+    Task.TEXT_CLASSIFICATION: TEXT_CLASSIFICATION,
+}

@@ -1,0 +1,17 @@
+"""What each task's outputs cost: Σ weight·loss of each row, in fp32 whatever the model computes in.
+
+The form that ``trainer`` divides by the weights of the whole global batch.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from finetune_trainer.training.rows import Batch
+
+
+def class_loss(outputs: Any, batch: Batch) -> torch.Tensor:
+    """Negative log-likelihood of each row's class, ``[rows]``."""
+    nll = cross_entropy(outputs.logits.float(), batch["labels"], reduction="none")
+    return nll * batch["weights"]
