@@ -24,6 +24,7 @@ from finetune_api.report import ExitCode
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
 from finetune_trainer.models.heads import SINGLE_LABEL
 from finetune_trainer.models.load import load_model
+from finetune_trainer.training.manifest import complete_checkpoints, damage
 from finetune_trainer.training.plan import StepPlan
 from harness.training import Job, pods
 
@@ -189,6 +190,26 @@ def test_a_gang_that_lost_its_last_checkpoint_makes_the_same_again(
     (job.workspace / LAYOUT.checkpoint(1, STEPS) / CHECKPOINT_MANIFEST).unlink()
     assert_same(trained(job, attempt=2), curve)
     assert job.manifest(2, STEPS).attempt == 2
+
+
+@pytest.mark.parametrize(("zero_stage", "then"), [(0, (1,)), (1, (1,)), (2, (1, 2)), (3, (1, 2))])
+def test_two_ranks_then_one_then_two_again_make_the_same_as_two_alone(
+    finished: Trained, tmp_path: Path, zero_stage: int, then: tuple[int, ...]
+) -> None:
+    job, curve = finished(2, zero_stage)
+    job = job.copied(tmp_path / "job")
+    for attempt, ranks in enumerate(then, start=2):
+        split = {"micro_batch_size": 16, "accumulation_steps": 4 // ranks}
+        more = {"zero_stage": zero_stage, "checkpoint_every_steps": 2}
+        job = dataclasses.replace(job, ranks=ranks, training={**SETTINGS, **split, **more})
+        (job.workspace / LAYOUT.checkpoint(attempt - 1, STEPS) / CHECKPOINT_MANIFEST).unlink()
+        before = complete_checkpoints(job.checkpoints)[0]
+        content = sorted(before.folder.rglob("*"))
+        assert_same(trained(job, attempt=attempt), curve)
+        assert before.manifest.identity.world_size == 3 - ranks
+        if before.folder.exists():
+            assert damage(before) is None
+            assert sorted(before.folder.rglob("*")) == content
 
 
 def test_two_pods_meet_and_train_as_one_gang(

@@ -1,7 +1,8 @@
 """What is decided once per job: the gang on this engine, the batch split, the recipe, and runs.
 
 The global batch is the manifest's in every case; only how it is split over ranks follows from the
-machine, so that results don't depend on it.
+machine, so that results don't depend on it. The gang and the split alone may change with a later
+attempt.
 """
 
 from dataclasses import dataclass
@@ -96,12 +97,12 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         precision=precision,
         image=engine.image,
         smoke=smoke,
-        note="; ".join(part for part in (note, _SMOKE_NOTE if smoke else "") if part),
+        note=_told(note, smoke=smoke),
     )
 
 
-def resolved_for_next(status: JobStatus) -> Resolved:
-    """What the next attempt runs with: a smaller footprint if the last one ran out of memory.
+def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) -> Resolved:
+    """What the next attempt runs with: today's gang, and a smaller footprint after running out.
 
     Raises
     ------
@@ -110,10 +111,42 @@ def resolved_for_next(status: JobStatus) -> Resolved:
     """
     if status.resolved is None:
         raise ValueError("status.resolved is unset: the job isn't admitted")
+    resolved = resized(job, engine, status.resolved)
     last = status.attempts[-1] if status.attempts else None
     if last is None or last.reason != FailureClass.DEVICE_OOM:
-        return status.resolved
-    return smaller_micro_batch(status.resolved) or status.resolved
+        return resolved
+    return smaller_micro_batch(resolved) or resolved
+
+
+def resized(job: FineTuneJob, engine: EngineFacts, resolved: Resolved) -> Resolved:
+    """The same job on another gang, if ``compute.workers`` or a local machine's ranks changed.
+
+    Only the split of the global batch follows. A micro-batch that was made smaller because memory
+    ran out stays so, and the kind of device stays what was decided.
+    """
+    gang, note = map_gang(job, engine)
+    before = (resolved.workers, resolved.ranks_per_worker)
+    if (gang.workers, gang.ranks_per_worker) == before or gang.device != resolved.device:
+        return resolved
+    training = job.spec.training
+    most = training.max_micro_batch_size
+    planned = plan_batch(training.global_batch_size, before[0] * before[1], most)
+    if resolved.micro_batch_size < planned.micro_batch_size:
+        most = resolved.micro_batch_size
+    batch = plan_batch(training.global_batch_size, gang.world_size, most)
+    return resolved.model_copy(
+        update={
+            "workers": gang.workers,
+            "ranks_per_worker": gang.ranks_per_worker,
+            "micro_batch_size": batch.micro_batch_size,
+            "accumulation_steps": batch.accumulation_steps,
+            "note": _told(note, smoke=resolved.smoke),
+        }
+    )
+
+
+def _told(note: str, *, smoke: bool) -> str:
+    return "; ".join(part for part in (note, _SMOKE_NOTE if smoke else "") if part)
 
 
 def smaller_micro_batch(resolved: Resolved) -> Resolved | None:

@@ -60,6 +60,11 @@ class Boundary(TrainerCallback):
         self.result: TrainResult | None = None
         self.stopped = False
 
+    @property
+    def first_step(self) -> int:
+        """The step that this attempt goes on from; 0 if it begins anew."""
+        return self._resume.state.step if self._resume else 0
+
     def on_train_begin(
         self,
         args: TrainingArguments,  # noqa: ARG002

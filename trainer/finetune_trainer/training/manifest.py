@@ -43,7 +43,7 @@ class TrainingState(Contract):
 
 
 class Identity(Contract):
-    """What must be the same for a checkpoint to be taken up again."""
+    """Whose a checkpoint is (by both digests), and how many ranks wrote it."""
 
     spec_digest: Digest
     split_digest: Digest

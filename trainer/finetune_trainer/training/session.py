@@ -6,6 +6,7 @@
 import logging
 from collections.abc import Callable
 
+import numpy as np
 from pydantic import ValidationError
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -59,8 +60,8 @@ def train(
         trainer, boundary = _assemble(environment, run, gang, report, store, resume, stop, say)
         if gang.any(stop.requested):
             return ExitCode.STOPPED
-        # Dropout differs by rank. A resumed attempt takes up each rank's own numbers instead.
-        set_seed(run.training.seed + 1 + place.rank)
+        # A resumed attempt takes up each rank's own numbers instead, if there are as many ranks.
+        set_seed(rank_seed(run.training.seed, boundary.first_step, place.rank))
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
         if boundary.stopped:
             return ExitCode.STOPPED
@@ -68,6 +69,14 @@ def train(
             say(Finished(result=boundary.result))
         say(Staged(stage="done"))
     return ExitCode.DONE
+
+
+def rank_seed(seed: int, step: int, rank: int) -> int:
+    """What a rank's random numbers (dropout) begin with at a step: no two ranks, no two beginnings.
+
+    At step 0, and where a gang of another size takes up a checkpoint.
+    """
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _quiet_libraries() -> None:
@@ -168,6 +177,7 @@ def _assemble(
         ),
         row_loss=form.loss(loaded.model, report),
         gang=gang,
+        resized=resume is not None and resume.ranks != place.world_size,
     )
     parts = Parts(
         gang=gang,

@@ -18,6 +18,7 @@ from finetune_api.run import RunTraining
 from finetune_trainer.tasks.form import RowLoss
 from finetune_trainer.training.deepspeed_config import deepspeed_config
 from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.reshard import take_up
 from finetune_trainer.training.rows import (
     Batch,
     PreparedRows,
@@ -65,7 +66,9 @@ class FineTuneTrainer(Trainer):
         stream: StepStream,
         row_loss: RowLoss,
         gang: Gang,
+        resized: bool = False,
     ) -> None:
+        """``resized``: what it resumes was written by another number of ranks."""
         # The model's own loss is a mean per micro-batch, whatever else its forward accepts.
         model.accepts_loss_kwargs = False  # type: ignore[assignment]
         super().__init__(model=model, args=arguments)
@@ -74,11 +77,31 @@ class FineTuneTrainer(Trainer):
         self._stream = stream
         self._row_loss = row_loss
         self._gang = gang
+        self._resized = resized
         self._sums = StepSums.none(gang.device)
 
     def get_train_dataloader(self) -> Any:  # it wants a DataLoader, and uses it as an iterable
         """The rank's own stream: it is sharded already, and starts where the attempt does."""
         return self._stream
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:  # the base class's model and data loader
+        """Make the engine and load the checkpoint, cut anew for this number of ranks if need be."""
+        # The base class has no types.
+        prepare: Any = super()._prepare_for_training
+        if not self._resized or resume_from_checkpoint is None:
+            return prepare(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = prepare(max_steps, train_dataloader, None)
+        folder = Path(resume_from_checkpoint)
+        take_up(self.model_wrapped, folder, rank=self._gang.place.rank, strict=True)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Take up this rank's random numbers; those of a resized gang were seeded anew."""
+        if not self._resized:
+            super()._load_rng_state(checkpoint)
 
     def compute_loss(
         self,
