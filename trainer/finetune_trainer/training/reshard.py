@@ -8,6 +8,7 @@ DeepSpeed's own way, its "universal" checkpoints, takes the optimizer's size on 
 and under ZeRO 3 gives every weight the first group's decay (0.19.8, stage3.py).
 """
 
+import copy
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,7 +141,8 @@ def _cut_by_weight(
         _STATE: {
             "state": {
                 i: {
-                    key: cut(group, moments(key)) if _is_moment(value) else value
+                    # Each has a step of its own: Adam counts it up in place.
+                    key: cut(group, moments(key)) if _is_moment(value) else copy.deepcopy(value)
                     for key, value in state.items()
                 }
                 for i, group in enumerate(optimizer.fp16_groups)
