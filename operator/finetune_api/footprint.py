@@ -7,6 +7,9 @@ numbers. Everything is bytes or floating-point operations. Sources:
 - activations of a transformer layer: Korthikanti et al. 2022, arXiv:2205.05198, §4.1;
 - memory of fused attention: Dao et al. 2022, arXiv:2205.14135 (no score matrix is kept);
 - floating-point operations: Chowdhery et al. 2022, arXiv:2204.02311, appendix B.
+
+Where a model trains less than all its weights (LoRA), what it trains lies beside them: the small
+matrices, and a copy of the head.
 """
 
 import math
@@ -71,7 +74,7 @@ class MemoryBreakdown:
 
 
 def memory_per_rank(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
-    """Peak memory of one rank that trains every weight with AdamW, without recomputation."""
+    """Peak memory of one rank that trains with AdamW, without recomputation."""
     states = _states(model, shape)
     activations = shape.micro_batch_size * _activations_per_row(model, shape)
     logits = shape.micro_batch_size * model.classes * (shape.element + 2 * _FP32)
@@ -99,7 +102,7 @@ def _states(model: ModelFacts, shape: Shape) -> tuple[int, int, int, int]:
     own_copy = shape.precision is Precision.BF16 or shape.zero_stage >= 1
     optimizer = (_ADAM_MOMENTS + (_FP32 if own_copy else 0)) * model.trainable_parameters
     gradients = shape.element * model.trainable_parameters
-    weights = shape.element * model.parameters
+    weights = shape.element * _held(model)
     gathered = 0
     if shape.zero_stage >= 3:
         elsewhere = weights - _share(weights, shape)
@@ -111,6 +114,16 @@ def _states(model: ModelFacts, shape: Shape) -> tuple[int, int, int, int]:
         _share(gradients, shape) if shape.zero_stage >= 2 else gradients,
         _share(optimizer, shape) if shape.zero_stage >= 1 else optimizer,
     )
+
+
+def _held(model: ModelFacts) -> int:
+    """Weights in memory, those beside the model's own among them."""
+    beside = model.trainable_parameters if _is_adapted(model) else 0
+    return model.parameters + beside
+
+
+def _is_adapted(model: ModelFacts) -> bool:
+    return model.trainable_parameters < model.parameters
 
 
 def _share(size: int, shape: Shape) -> int:
@@ -129,7 +142,8 @@ def _activations_per_row(model: ModelFacts, shape: Shape) -> int:
     Per layer and token, in numbers of the pass's precision: input of the projections, query, key,
     value and attention's output (5 h), two norms (2 h), the MLP's input (h), its two inner values
     (2 i); and two dropout masks of a byte (2 h). With i = 4 h in 16 bit that is the 34 h of the
-    paper. Its 5 a s, the scores, are replaced by fused attention's one fp32 number per head.
+    paper. Its 5 a s, the scores, are replaced by fused attention's one fp32 number per head. With
+    LoRA a layer keeps its input for the small matrix instead of for itself.
     """
     hidden, inner = model.hidden_size, model.intermediate_size
     per_token = (8 * hidden + 2 * inner) * shape.element + 2 * hidden
@@ -141,14 +155,18 @@ def _activations_per_row(model: ModelFacts, shape: Shape) -> int:
 def step_flops(model: ModelFacts, *, global_batch_size: int, sequence_length: int) -> int:
     """Floating-point operations of one optimizer step, all ranks together.
 
-    6 per weight and token, and 12 × layers × hidden × length per token for attention, which is not
-    halved for masks. Embedding tables are looked up, not multiplied, and don't count: in a small
-    encoder they are half of the parameters. A model that shares its layers' weights does more.
+    6 per weight and token (4 where it is frozen: it gets no gradient), and 12 × layers × hidden ×
+    length per token for attention, which is not halved for masks. Embedding tables are looked up,
+    not multiplied, and don't count: in a small encoder they are half of the parameters. A model
+    that shares its layers' weights does more.
     """
     tables = model.hidden_size * (model.vocabulary + (model.max_positions or 0))
     multiplied = max(model.parameters - tables, 0)
     attention = 12 * model.layers * model.hidden_size * sequence_length
-    return global_batch_size * sequence_length * (6 * multiplied + attention)
+    weights = 6 * multiplied
+    if _is_adapted(model):
+        weights = 4 * multiplied + 6 * model.trainable_parameters
+    return global_batch_size * sequence_length * (weights + attention)
 
 
 def step_seconds(flops: int, *, ranks: int, sustained_flops: float) -> float:
@@ -160,17 +178,18 @@ def step_seconds(flops: int, *, ranks: int, sustained_flops: float) -> float:
 
 def rank_zero_host_bytes(model: ModelFacts, shape: Shape) -> int:
     """Host memory that saving takes on rank 0: the whole model is gathered there at once."""
-    return shape.element * model.parameters
+    return shape.element * _held(model)
 
 
 def checkpoint_bytes(model: ModelFacts, shape: Shape) -> int:
     """Disk of one full checkpoint: weights to load, DeepSpeed's own copy, and optimizer state.
 
-    With bf16 that is 2 + 2 + 12 = 16 bytes per parameter.
+    With bf16 that is 2 + 2 + 12 = 16 bytes per parameter that is trained: with LoRA the others are
+    not in it.
     """
     own_copy = shape.precision is Precision.BF16 or shape.zero_stage >= 1
     optimizer = (_ADAM_MOMENTS + (_FP32 if own_copy else 0)) * model.trainable_parameters
-    return 2 * shape.element * model.parameters + optimizer
+    return 2 * shape.element * model.trainable_parameters + optimizer
 
 
 def checkpoints_bytes(model: ModelFacts, shape: Shape, keep: int) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 
 from finetune_api import API_VERSION
 from finetune_api.compute import Compute
+from finetune_api.lora import Lora, Method
 from finetune_api.markers import (
     NAME_FORM,
     Cel,
@@ -81,7 +82,11 @@ _URI_RULE = f"!self.contains('://') || self.matches('^({_CLAIM_URI}|(https|s3):/
     Cel(
         f"!self.uri.contains('://') || self.uri.matches('^{_CLAIM_URI}')",
         "model.uri must be pvc://CLAIM/PATH, or in a local run a path relative to the manifest",
-    )
+    ),
+    Cel(
+        "!has(self.lora) || self.method == 'lora'",
+        "model.lora goes with model.method lora: set it, or take model.lora out",
+    ),
 )
 class ModelSource(Contract):
     """The model that is tuned: a folder as `save_pretrained` writes it, weights in safetensors."""
@@ -94,8 +99,18 @@ class ModelSource(Contract):
         ),
     ]
     method: Annotated[
-        Literal["full"], Field(description="full: every weight of the model is trained.")
-    ] = "full"
+        Method,
+        Field(
+            description="full: every weight of the model is trained. lora: small matrices beside "
+            "its linear layers, and the head."
+        ),
+    ] = Method.FULL
+    lora: Annotated[Lora | None, Field(description="How method lora does it.")] = None
+
+    @property
+    def adaptation(self) -> Lora | None:
+        """How method lora does it, defaults filled in; None with method full."""
+        return (self.lora or Lora()) if self.method is Method.LORA else None
 
 
 class Columns(Contract):
@@ -247,7 +262,12 @@ class Training(Contract):
         int | None, Field(ge=1, le=10_000_000, description="Optimizer steps, instead of epochs.")
     ] = None
     learning_rate: Annotated[
-        float | None, Field(gt=0, le=1, description="Peak learning rate of AdamW (recipe: 3e-5).")
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="Peak learning rate of AdamW (recipe: 3e-5; with method lora 2e-4).",
+        ),
     ] = None
     global_batch_size: Annotated[
         int,

@@ -298,7 +298,7 @@ class ModelFacts(Contract):
     model_type: Label
     """The model's family."""
     parameters: Size
-    """Weights in all."""
+    """Weights in all, LoRA's own not counted."""
     trainable_parameters: Size
     """Weights that training changes."""
     layers: Size

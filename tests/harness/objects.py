@@ -150,6 +150,11 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(JOB, {"spec.model.uri": "s3://models/minilm"}),
     ),
     RuleExample(
+        "model.lora goes with model.method lora",
+        accepted=changed(JOB, {"spec.model.lora": {"rank": 8}, "spec.model.method": "lora"}),
+        rejected=changed(JOB, {"spec.model.lora": {"rank": 8}}),
+    ),
+    RuleExample(
         "dataset.train must be pvc://",
         accepted=changed(JOB, {"spec.dataset.train": "s3://bucket/reviews.csv"}),
         rejected=changed(JOB, {"spec.dataset.train": "ftp://host/reviews.csv"}),

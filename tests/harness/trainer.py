@@ -23,8 +23,9 @@ def a_run(
     evaluation: dict[str, Any] | None = None,
     gang: dict[str, Any] | None = None,
     best_checkpoint: str | None = None,
+    lora: dict[str, Any] | None = None,
 ) -> Run:
-    """Resolve a small run; `training` and `gang` replace defaults by field name."""
+    """Resolve a small run; `training` and `gang` replace defaults by field name, `lora` sets it."""
     settings: dict[str, Any] = {
         "epochs": 2.0,
         "max_steps": None,
@@ -50,7 +51,7 @@ def a_run(
         job=JobReference(namespace="default", name="a-job", uid="uid-1"),
         step=step,
         task=Task.TEXT_CLASSIFICATION,
-        model=ModelSource(uri=model),
+        model=ModelSource.model_validate({"uri": model} | _method(lora)),
         dataset=Dataset.model_validate(dataset),
         training=RunTraining.model_validate(settings | (training or {})),
         evaluation=Evaluation.model_validate(evaluation or {}),
@@ -58,6 +59,10 @@ def a_run(
         spec_digest=A_DIGEST,
         best_checkpoint=best_checkpoint,
     )
+
+
+def _method(lora: dict[str, Any] | None) -> dict[str, Any]:
+    return {} if lora is None else {"method": "lora", "lora": lora}
 
 
 def an_environment(folder: Path, run: Run, **extra: str) -> dict[str, str]:

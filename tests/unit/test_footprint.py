@@ -130,6 +130,18 @@ def test_operations_of_a_step_are_those_worked_out_by_hand() -> None:
     assert found == 5 * 16 * (6 * 3_600 + 3_072)
 
 
+def test_what_is_trained_beside_frozen_weights_is_held_and_computed_as_well() -> None:
+    # LoRA: 100 numbers beside 10,000. Of the frozen ones only the weights, 2 bytes each, are held.
+    memory = memory_per_rank(facts(trainable_parameters=100), shape(2, 4))
+    found = (memory.weights, memory.gradients, memory.optimizer)
+    assert found == (20_200, 50, 300)
+    step = footprint.step_flops(
+        facts(trainable_parameters=100), global_batch_size=5, sequence_length=16
+    )
+    assert step == 5 * 16 * (4 * 3_600 + 6 * 100 + 3_072)
+    assert footprint.checkpoint_bytes(facts(trainable_parameters=100), shape(2, 4)) == 1_600
+
+
 def test_seconds_are_operations_over_what_all_ranks_sustain() -> None:
     assert footprint.step_seconds(6_000, ranks=3, sustained_flops=500.0) == 4.0
     with pytest.raises(ValueError, match="do nothing"):

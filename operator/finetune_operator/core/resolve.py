@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from finetune_api.digests import spec_digest
 from finetune_api.job import FineTuneJob, Precision
+from finetune_api.lora import Method
 from finetune_api.report import FailureClass, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
 from finetune_api.status import JobStatus, Resolved
@@ -16,6 +17,7 @@ from finetune_api.tasks import TASKS
 from finetune_api.usage import JobReference
 from finetune_operator.core.observed import EngineFacts
 
+_LORA_LEARNING_RATE = 2e-4
 _RECIPE_EPOCHS = 3.0
 _SMOKE_BATCHES_OF_ROWS = 2 * SMOKE_STEPS
 _SMOKE_NOTE = f"a smoke run: {SMOKE_STEPS} steps on a sample, the gate is not applied"
@@ -91,7 +93,7 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         device=gang.device,
         micro_batch_size=batch.micro_batch_size,
         accumulation_steps=batch.accumulation_steps,
-        learning_rate=training.learning_rate or TASKS[job.spec.task].learning_rate,
+        learning_rate=training.learning_rate or _recipe_learning_rate(job),
         epochs=None if by_steps else (training.epochs or _RECIPE_EPOCHS),
         max_steps=max_steps,
         precision=precision,
@@ -99,6 +101,13 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         smoke=smoke,
         note=_told(note, smoke=smoke),
     )
+
+
+def _recipe_learning_rate(job: FineTuneJob) -> float:
+    """The small matrices of LoRA begin at nothing, and want longer steps whatever the task."""
+    if job.spec.model.method is Method.LORA:
+        return _LORA_LEARNING_RATE
+    return TASKS[job.spec.task].learning_rate
 
 
 def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) -> Resolved:

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 
 import numpy as np
+from peft import PeftModel
 from pydantic import ValidationError
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.report import ExitCode, PrepareReport
@@ -17,6 +18,7 @@ from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError
 from finetune_trainer.models.load import load_model
+from finetune_trainer.models.lora import adapt
 from finetune_trainer.reporting.events import Event, Finished, Staged
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.boundary import Boundary, Parts
@@ -156,6 +158,10 @@ def _assemble(
         dropout=training.dropout,
         seed=training.seed,
     )
+    model: PreTrainedModel | PeftModel = loaded.model
+    if (lora := run.model.adaptation) is not None:
+        new_weights, seed = loaded.new_weights, training.seed
+        model = adapt(loaded.model, run.model.uri, lora, new_weights, seed)
     padding = Padding(
         loaded.tokenizer.pad_token_id,
         multiple_of=1 if gang.device.type == "cpu" else _GPU_PADDING_MULTIPLE,
@@ -170,7 +176,7 @@ def _assemble(
     plan = _plan(run, rows=len(train_rows), world_size=place.world_size)
     first_step = resume.state.step if resume else 0
     trainer = FineTuneTrainer(
-        model=loaded.model,
+        model=model,
         arguments=arguments,
         stream=StepStream(
             train_rows, plan, rank=place.rank, first_step=first_step, total_steps=steps

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune_api.job import Precision, Scheduler
 from finetune_api.run import RunTraining
+from finetune_trainer.models.lora import save_adapter
 from finetune_trainer.tasks.form import RowLoss
 from finetune_trainer.training.deepspeed_config import deepspeed_config
 from finetune_trainer.training.gang import Gang
@@ -61,7 +63,7 @@ class FineTuneTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         arguments: TrainingArguments,
         stream: StepStream,
         row_loss: RowLoss,
@@ -70,7 +72,8 @@ class FineTuneTrainer(Trainer):
     ) -> None:
         """``resized``: what it resumes was written by another number of ranks."""
         # The model's own loss is a mean per micro-batch, whatever else its forward accepts.
-        model.accepts_loss_kwargs = False  # type: ignore[assignment]
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base.accepts_loss_kwargs = False  # type: ignore[assignment]
         super().__init__(model=model, args=arguments)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
@@ -94,7 +97,8 @@ class FineTuneTrainer(Trainer):
             return prepare(max_steps, train_dataloader, resume_from_checkpoint)
         prepared = prepare(max_steps, train_dataloader, None)
         folder = Path(resume_from_checkpoint)
-        take_up(self.model_wrapped, folder, rank=self._gang.place.rank, strict=True)
+        whole = not isinstance(self.model, PeftModel)
+        take_up(self.model_wrapped, folder, rank=self._gang.place.rank, strict=whole)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
 
@@ -189,8 +193,12 @@ class FineTuneTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
     ) -> None:
-        """The model alone: the base class adds its arguments, pickled."""
-        if self._gang.place.is_first and output_dir is not None:
+        """The model alone, or its adapter: the base class adds its arguments, pickled."""
+        if not self._gang.place.is_first or output_dir is None:
+            return
+        if isinstance(self.model, PeftModel):
+            save_adapter(self.model, Path(output_dir), state_dict)
+        else:
             assert isinstance(self.model, PreTrainedModel)
             self.model.save_pretrained(output_dir, state_dict=state_dict)
 
