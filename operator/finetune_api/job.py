@@ -63,6 +63,15 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Offload(StrEnum):
+    """What lies in the host's memory instead of the device's."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    PARAMETERS = "parameters"
 
 
 class GateBound(StrEnum):
@@ -295,8 +304,26 @@ class Training(Contract):
         float, Field(gt=0, le=1000, description="Gradients are clipped to this norm.")
     ] = 1.0
     precision: Annotated[
-        Precision, Field(description="auto: bf16 on a GPU that has it, else fp32.")
+        Precision,
+        Field(
+            description="auto: bf16 on a GPU that has it, else fp32. fp16 is for GPUs without "
+            "bf16; its loss is scaled, and a step whose gradients overflow is left out."
+        ),
     ] = Precision.AUTO
+    activation_checkpointing: Annotated[
+        bool,
+        Field(
+            description="Compute activations again in the backward pass instead of keeping them: "
+            "less memory, more time. After running out of memory it is tried in any case."
+        ),
+    ] = False
+    compile: Annotated[
+        bool,
+        Field(
+            description="Compile the model (torch.compile): faster steps after a slow start. It "
+            "needs a C++ compiler in the image."
+        ),
+    ] = False
     max_length: Annotated[
         int, Field(ge=8, le=131_072, description="Tokens per row; longer rows are cut, counted.")
     ] = 256
@@ -313,6 +340,16 @@ class Training(Contract):
     ] = 42
 
 
+@rules(
+    Cel(
+        "self.offload != 'optimizer' || self.zeroStage >= 1",
+        "deepspeed.offload: optimizer needs zeroStage 1, 2 or 3",
+    ),
+    Cel(
+        "self.offload != 'parameters' || self.zeroStage == 3",
+        "deepspeed.offload: parameters needs zeroStage 3",
+    ),
+)
 class DeepSpeed(Contract):
     """DeepSpeed's part; the configuration file itself is made by the trainer."""
 
@@ -325,6 +362,13 @@ class DeepSpeed(Contract):
             "3 and weights.",
         ),
     ] = 2
+    offload: Annotated[
+        Offload,
+        Field(
+            description="What the host's memory holds instead of the device's. optimizer: its "
+            "state, and its work is then the CPU's. parameters: that and the weights."
+        ),
+    ] = Offload.NONE
 
 
 class Checkpoint(Contract):
@@ -491,6 +535,10 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         "every rank gets as many rows",
     ),
     *(rule for task in TASKS for rule in _task_rules(task)),
+    Cel(
+        "self.training.precision != 'fp16' || self.compute.gpusPerWorker > 0",
+        "training.precision: fp16 needs GPUs: set compute.gpusPerWorker, or take bf16 or fp32",
+    ),
 )
 class FineTuneJobSpec(Contract):
     """One fine-tune: this model, this data, this budget, these requirements."""

@@ -16,6 +16,7 @@ from finetune_api.job import (
     Dataset,
     Evaluation,
     ModelSource,
+    Offload,
     Precision,
     Scheduler,
 )
@@ -41,12 +42,15 @@ class RunTraining(Contract):
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
-    precision: Literal[Precision.FP32, Precision.BF16, Precision.AUTO]
+    precision: Precision
+    activation_checkpointing: bool
+    compile: bool
     max_length: int
     dropout: float | None
     evals_per_epoch: int
     seed: int
     zero_stage: int
+    offload: Offload
     checkpoint_every_steps: int
     checkpoint_keep: int
 

@@ -133,6 +133,8 @@ class Resolved(Contract):
     """Optimizer steps, unless epochs is set."""
     precision: Label
     """Arithmetic of the forward and backward pass."""
+    activation_checkpointing: bool = False
+    """Whether activations are computed again, as asked or after running out of memory."""
     image: Annotated[str | None, StringConstraints(max_length=1024)] = None
     """The trainer's image, on a cluster."""
     smoke: Annotated[bool, Field(description="A run of 20 steps that only proves the way.")] = False

@@ -194,6 +194,25 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(against="majority")}),
     ),
     RuleExample(
+        "deepspeed.offload: optimizer needs",
+        accepted=changed(JOB, {"spec.deepspeed": {"offload": "optimizer", "zeroStage": 1}}),
+        rejected=changed(JOB, {"spec.deepspeed": {"offload": "optimizer", "zeroStage": 0}}),
+    ),
+    RuleExample(
+        "deepspeed.offload: parameters needs",
+        accepted=changed(JOB, {"spec.deepspeed": {"offload": "parameters", "zeroStage": 3}}),
+        rejected=changed(JOB, {"spec.deepspeed": {"offload": "parameters", "zeroStage": 2}}),
+    ),
+    RuleExample(
+        "training.precision: fp16 needs GPUs",
+        accepted=changed(
+            JOB, {"spec.training.precision": "fp16", "spec.compute": {"gpusPerWorker": 1}}
+        ),
+        rejected=changed(
+            JOB, {"spec.training.precision": "fp16", "spec.compute": {"gpusPerWorker": 0}}
+        ),
+    ),
+    RuleExample(
         "training.globalBatchSize must be a multiple",
         accepted=changed(
             JOB,

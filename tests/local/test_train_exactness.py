@@ -255,3 +255,31 @@ def test_what_a_batch_weighs_is_not_rounded_to_the_models_precision(
     assert code == ExitCode.DONE, gang[0].log.read_text()
     (loss,) = [one.loss for one in job.manifest(1, 1).state.curve if one.loss is not None]
     assert loss == pytest.approx(math.log(2), abs=1e-4)
+
+
+SPARING = {"activation_checkpointing": True, "offload": "optimizer", "zero_stage": 2}
+MOST_SPARING = SPARING | {"offload": "parameters", "zero_stage": 3}
+
+
+@pytest.mark.parametrize("saving", [SPARING, MOST_SPARING], ids=["optimizer", "parameters"])
+def test_what_saves_memory_changes_no_loss_nor_does_another_gang_that_goes_on(
+    prepared_job: Job, reference: Curve, tmp_path: Path, saving: dict[str, Any]
+) -> None:
+    job = a_gang(prepared_job, tmp_path / "job", ranks=2, micro_batch_size=16, **saving)
+    assert_same(trained(job), reference)
+    (job.workspace / LAYOUT.checkpoint(1, STEPS) / CHECKPOINT_MANIFEST).unlink()
+    split = {"micro_batch_size": 16, "accumulation_steps": 4}
+    alone = dataclasses.replace(job, ranks=1, training={**SETTINGS, **split, **saving})
+    assert_same(trained(alone, attempt=2), reference)
+
+
+def test_a_compiled_model_computes_the_same(
+    prepared_job: Job, reference: Curve, tmp_path: Path
+) -> None:
+    job = a_gang(prepared_job, tmp_path / "job", micro_batch_size=32, compile=True)
+    with pods(job, 1) as (pod,):
+        code, _ = pod.end()
+    assert code == ExitCode.DONE, pod.log.read_text()
+    curve = job.manifest(1, STEPS).state.curve
+    losses = [point.loss for point in curve if point.loss is not None]
+    assert losses == pytest.approx(reference.train, abs=TOLERANCE)

@@ -154,7 +154,7 @@ async def test_out_of_device_memory_halves_the_micro_batch_and_keeps_the_global_
     assert (second.micro_batch_size, second.accumulation_steps) == (8, 2)
 
 
-async def test_out_of_device_memory_with_one_row_fails_with_what_would_fit() -> None:
+async def test_out_of_device_memory_at_the_least_footprint_fails_with_what_would_fit() -> None:
     faults = tuple(
         Fault(n, worker=0, after_seconds=9, exit_code=71, failure=FailureClass.DEVICE_OOM)
         for n in range(2, 10)
@@ -164,8 +164,9 @@ async def test_out_of_device_memory_with_one_row_fails_with_what_would_fit() -> 
     assert world.status is not None
     assert (world.status.phase, world.status.reason) == (Phase.FAILED, "DeviceOOM")
     assert "training.maxLength" in (world.status.message or "")
-    sizes = [g.action.run.training.micro_batch_size for n, g in world.gangs.items() if n > 1]
-    assert sizes == [4, 2, 1]
+    runs = [gang.action.run.training for number, gang in world.gangs.items() if number > 1]
+    tried = [(run.micro_batch_size, run.activation_checkpointing) for run in runs]
+    assert tried == [(4, False), (2, False), (1, False), (1, True)]
 
 
 async def test_a_stalled_gang_is_restarted() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_api import footprint
 from finetune_api.footprint import Shape, memory_per_rank
-from finetune_api.job import Precision
+from finetune_api.job import Offload, Precision
 from finetune_api.report import ModelFacts
 
 
@@ -90,6 +90,27 @@ def test_activations_of_a_layer_are_the_papers_34_h_besides_the_scores() -> None
     one = memory_per_rank(facts(layers=1), shape()).activations
     two = memory_per_rank(facts(layers=2), shape()).activations
     assert two - one == 34 * 16 * 4 * 8 + 4 * 2 * 16 * 4
+
+
+def test_recomputed_activations_are_a_layers_inputs_and_one_layer_whole() -> None:
+    memory = memory_per_rank(facts(), replace(shape(), activation_checkpointing=True))
+    assert memory.activations == 4 * 16 * (2 * 8 * 2 + (256 + 16 + 8) + 32 + 8)
+
+
+def test_what_is_offloaded_is_not_on_the_device() -> None:
+    states = replace(shape(2, 4), offload=Offload.OPTIMIZER)
+    memory = memory_per_rank(facts(), states)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (20_000, 0, 0)
+    weights = replace(shape(3, 4), offload=Offload.PARAMETERS)
+    memory = memory_per_rank(facts(), weights)
+    assert (memory.weights, memory.gathered, memory.gradients, memory.optimizer) == (
+        0,
+        20_000,
+        0,
+        0,
+    )
+    with pytest.raises(ValueError, match="offload of parameters needs zero_stage 3"):
+        replace(shape(2, 4), offload=Offload.PARAMETERS)
 
 
 def test_the_total_is_the_sum_with_a_tenth_and_the_runtime() -> None:

@@ -163,5 +163,7 @@ def _memory(status: JobStatus, run: Run) -> int | None:
         precision=Precision.BF16 if precision is Precision.AUTO else precision,
         micro_batch_size=run.training.micro_batch_size,
         sequence_length=run.training.max_length,
+        activation_checkpointing=run.training.activation_checkpointing,
+        offload=run.training.offload,
     )
     return memory_per_rank(status.model, shape).total

@@ -97,6 +97,7 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         epochs=None if by_steps else (training.epochs or _RECIPE_EPOCHS),
         max_steps=max_steps,
         precision=precision,
+        activation_checkpointing=training.activation_checkpointing,
         image=engine.image,
         smoke=smoke,
         note=_told(note, smoke=smoke),
@@ -124,7 +125,7 @@ def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) 
     last = status.attempts[-1] if status.attempts else None
     if last is None or last.reason != FailureClass.DEVICE_OOM:
         return resolved
-    return smaller_micro_batch(resolved) or resolved
+    return smaller_footprint(resolved) or resolved
 
 
 def resized(job: FineTuneJob, engine: EngineFacts, resolved: Resolved) -> Resolved:
@@ -158,12 +159,17 @@ def _told(note: str, *, smoke: bool) -> str:
     return "; ".join(part for part in (note, _SMOKE_NOTE if smoke else "") if part)
 
 
-def smaller_micro_batch(resolved: Resolved) -> Resolved | None:
-    """The same global batch with a smaller micro-batch, or None if there is none smaller."""
+def smaller_footprint(resolved: Resolved) -> Resolved | None:
+    """The same global batch in less memory, or None if there is no way left.
+
+    First a smaller micro-batch, which costs least; at one row, activations are computed again.
+    """
     share = resolved.micro_batch_size * resolved.accumulation_steps
     smaller = [n for n in range(1, resolved.micro_batch_size) if share % n == 0]
     if not smaller:
-        return None
+        if resolved.activation_checkpointing:
+            return None
+        return resolved.model_copy(update={"activation_checkpointing": True})
     micro = max(smaller)
     return resolved.model_copy(
         update={"micro_batch_size": micro, "accumulation_steps": share // micro}
@@ -211,11 +217,14 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             weight_decay=spec.training.weight_decay,
             max_grad_norm=spec.training.max_grad_norm,
             precision=Precision(resolved.precision),
+            activation_checkpointing=resolved.activation_checkpointing,
+            compile=spec.training.compile,
             max_length=spec.training.max_length,
             dropout=spec.training.dropout,
             evals_per_epoch=spec.training.evals_per_epoch,
             seed=spec.training.seed,
             zero_stage=spec.deepspeed.zero_stage,
+            offload=spec.deepspeed.offload,
             checkpoint_every_steps=spec.checkpoint.every_steps,
             checkpoint_keep=spec.checkpoint.keep,
         ),

@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune_api.job import Precision, Scheduler
 from finetune_api.run import RunTraining
+from finetune_trainer.errors import UsageError
 from finetune_trainer.models.lora import save_adapter
 from finetune_trainer.tasks.form import RowLoss
 from finetune_trainer.training.deepspeed_config import deepspeed_config
@@ -209,12 +210,17 @@ def training_arguments(
     """The Trainer's settings. Made before the model is loaded, for ZeRO 3 scatters it on the way.
 
     Its own logging, evaluation and saving are off: ``boundary`` does them.
+
+    Raises
+    ------
+    UsageError
+        As ``precision_of`` does.
     """
     warmup_steps = -int(-total_steps * training.warmup_ratio // 1)
     scheduler = training.scheduler.value
     if training.scheduler is Scheduler.CONSTANT:
         scheduler = "constant_with_warmup"
-    bf16 = wants_bf16(training, device)
+    precision = precision_of(training, device)
     return TrainingArguments(
         output_dir=str(output),
         max_steps=total_steps,
@@ -226,9 +232,13 @@ def training_arguments(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         seed=training.seed,
-        bf16=bf16,
+        bf16=precision is Precision.BF16,
+        fp16=precision is Precision.FP16,
+        activation_checkpointing=training.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        torch_compile=training.compile,
         use_cpu=device.type == "cpu",
-        deepspeed=deepspeed_config(training, bf16=bf16),
+        deepspeed=deepspeed_config(training, precision=precision, device=device),
         ignore_data_skip=True,
         logging_nan_inf_filter=False,
         logging_strategy="no",
@@ -240,8 +250,20 @@ def training_arguments(
     )
 
 
-def wants_bf16(training: RunTraining, device: torch.device) -> bool:
-    """Whether forward and backward run in bf16; ``auto`` takes it on a GPU that has it."""
+def precision_of(training: RunTraining, device: torch.device) -> Precision:
+    """The arithmetic of forward and backward pass; ``auto`` takes bf16 on a GPU that has it.
+
+    Raises
+    ------
+    UsageError
+        If the device can't compute in it.
+    """
+    on_gpu = device.type == "cuda"
     if training.precision is Precision.AUTO:
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return training.precision is Precision.BF16
+        return Precision.BF16 if on_gpu and torch.cuda.is_bf16_supported() else Precision.FP32
+    if training.precision is Precision.FP16 and not on_gpu:
+        raise UsageError(
+            "training.precision: fp16 needs a GPU, and these ranks run on CPUs; set it to bf16 or "
+            "fp32"
+        )
+    return training.precision
