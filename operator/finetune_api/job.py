@@ -11,6 +11,7 @@ from pydantic import Field, StringConstraints
 
 from finetune_api import API_VERSION
 from finetune_api.compute import Compute
+from finetune_api.health import EarlyStopping, Health
 from finetune_api.lora import Lora, Method
 from finetune_api.markers import (
     NAME_FORM,
@@ -335,6 +336,11 @@ class Training(Contract):
         int,
         Field(ge=1, le=100, description="Evaluations on the select rows; the best one is kept."),
     ] = 2
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        Field(description="End once it does not get better any more; by default it goes on."),
+    ] = None
+    health: Annotated[Health, Field(description="Signs of a training that goes wrong.")] = Health()
     seed: Annotated[
         int, Field(ge=0, le=2_147_483_647, description="Seed of the new head, order and dropout.")
     ] = 42

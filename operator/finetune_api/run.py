@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.health import EarlyStopping, Health
 from finetune_api.job import (
     Dataset,
     Evaluation,
@@ -48,6 +49,8 @@ class RunTraining(Contract):
     max_length: int
     dropout: float | None
     evals_per_epoch: int
+    early_stopping: EarlyStopping | None
+    health: Health
     seed: int
     zero_stage: int
     offload: Offload

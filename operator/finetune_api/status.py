@@ -73,6 +73,8 @@ class ProgressStatus(Contract):
     """Tokens trained on per second, over all ranks."""
     curve: Annotated[tuple[CurvePoint, ...], Field(max_length=60)] = ()
     """The loss so far, thinned to at most 60 points."""
+    warnings: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
+    """Signs of a training that goes wrong, with the step at which each was first seen."""
 
 
 class AttemptStatus(Contract):

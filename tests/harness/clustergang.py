@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.health import Health
 from finetune_api.job import Dataset, Evaluation, ModelSource, Offload, Precision, Scheduler
 from finetune_api.report import Step
 from finetune_api.run import Env, Gang, Run, RunTraining
@@ -163,6 +164,8 @@ def a_run(namespace: str, step: Step, *, workers: int, ranks: int, steps: int) -
             max_length=128,
             dropout=None,
             evals_per_epoch=1,
+            early_stopping=None,
+            health=Health(),
             seed=1,
             zero_stage=0,
             offload=Offload.NONE,

@@ -43,6 +43,8 @@ def a_run(
         "max_length": 32,
         "dropout": 0.0,
         "evals_per_epoch": 2,
+        "early_stopping": None,
+        "health": {},
         "seed": 42,
         "zero_stage": 2,
         "offload": "none",

@@ -222,6 +222,8 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             max_length=spec.training.max_length,
             dropout=spec.training.dropout,
             evals_per_epoch=spec.training.evals_per_epoch,
+            early_stopping=spec.training.early_stopping,
+            health=spec.training.health,
             seed=spec.training.seed,
             zero_stage=spec.deepspeed.zero_stage,
             offload=spec.deepspeed.offload,

@@ -198,6 +198,8 @@ def _assemble(
         select_rows=PreparedRows.load(prepared / "select", collation),
         store=store,
         say=say,
+        health=training.health,
+        early_stopping=training.early_stopping,
     )
     boundary = Boundary(trainer, parts, resume)
     trainer.add_callback(boundary)

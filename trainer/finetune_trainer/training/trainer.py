@@ -144,6 +144,26 @@ class FineTuneTrainer(Trainer):
         assert self.lr_scheduler is not None
         return float(self.lr_scheduler.get_last_lr()[0])
 
+    @property
+    def gradient_norm(self) -> float | None:
+        """The norm of the last step's gradients before clipping, the same on every rank.
+
+        Infinite where the step was left out, None where DeepSpeed keeps none (ZeRO 0 in fp32).
+        """
+        engine: Any = self.model_wrapped
+        norm = engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def fingerprint(self) -> tuple[float, ...]:
+        """What this rank holds of each trained weight, in two sums: equal as long as none moves."""
+        assert self.model is not None
+        held = (
+            getattr(weight, "ds_tensor", weight).detach().double()
+            for weight in self.model.parameters()
+            if weight.requires_grad
+        )
+        return tuple(float(part) for one in held for part in (one.sum(), one.abs().sum()))
+
     def take_sums(self) -> StepSums:
         """What was computed since this was last asked."""
         taken = self._sums
