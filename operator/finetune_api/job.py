@@ -11,6 +11,8 @@ from pydantic import Field, StringConstraints
 
 from finetune_api import API_VERSION
 from finetune_api.compute import Compute
+from finetune_api.health import EarlyStopping, Health
+from finetune_api.lora import Lora, Method
 from finetune_api.markers import (
     NAME_FORM,
     Cel,
@@ -62,6 +64,15 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Offload(StrEnum):
+    """What lies in the host's memory instead of the device's."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    PARAMETERS = "parameters"
 
 
 class GateBound(StrEnum):
@@ -81,7 +92,11 @@ _URI_RULE = f"!self.contains('://') || self.matches('^({_CLAIM_URI}|(https|s3):/
     Cel(
         f"!self.uri.contains('://') || self.uri.matches('^{_CLAIM_URI}')",
         "model.uri must be pvc://CLAIM/PATH, or in a local run a path relative to the manifest",
-    )
+    ),
+    Cel(
+        "!has(self.lora) || self.method == 'lora'",
+        "model.lora goes with model.method lora: set it, or take model.lora out",
+    ),
 )
 class ModelSource(Contract):
     """The model that is tuned: a folder as `save_pretrained` writes it, weights in safetensors."""
@@ -94,8 +109,18 @@ class ModelSource(Contract):
         ),
     ]
     method: Annotated[
-        Literal["full"], Field(description="full: every weight of the model is trained.")
-    ] = "full"
+        Method,
+        Field(
+            description="full: every weight of the model is trained. lora: small matrices beside "
+            "its linear layers, and the head."
+        ),
+    ] = Method.FULL
+    lora: Annotated[Lora | None, Field(description="How method lora does it.")] = None
+
+    @property
+    def adaptation(self) -> Lora | None:
+        """How method lora does it, defaults filled in; None with method full."""
+        return (self.lora or Lora()) if self.method is Method.LORA else None
 
 
 class Columns(Contract):
@@ -247,7 +272,12 @@ class Training(Contract):
         int | None, Field(ge=1, le=10_000_000, description="Optimizer steps, instead of epochs.")
     ] = None
     learning_rate: Annotated[
-        float | None, Field(gt=0, le=1, description="Peak learning rate of AdamW (recipe: 3e-5).")
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="Peak learning rate of AdamW (recipe: 3e-5; with method lora 2e-4).",
+        ),
     ] = None
     global_batch_size: Annotated[
         int,
@@ -275,8 +305,26 @@ class Training(Contract):
         float, Field(gt=0, le=1000, description="Gradients are clipped to this norm.")
     ] = 1.0
     precision: Annotated[
-        Precision, Field(description="auto: bf16 on a GPU that has it, else fp32.")
+        Precision,
+        Field(
+            description="auto: bf16 on a GPU that has it, else fp32. fp16 is for GPUs without "
+            "bf16; its loss is scaled, and a step whose gradients overflow is left out."
+        ),
     ] = Precision.AUTO
+    activation_checkpointing: Annotated[
+        bool,
+        Field(
+            description="Compute activations again in the backward pass instead of keeping them: "
+            "less memory, more time. After running out of memory it is tried in any case."
+        ),
+    ] = False
+    compile: Annotated[
+        bool,
+        Field(
+            description="Compile the model (torch.compile): faster steps after a slow start. It "
+            "needs a C++ compiler in the image."
+        ),
+    ] = False
     max_length: Annotated[
         int, Field(ge=8, le=131_072, description="Tokens per row; longer rows are cut, counted.")
     ] = 256
@@ -288,11 +336,26 @@ class Training(Contract):
         int,
         Field(ge=1, le=100, description="Evaluations on the select rows; the best one is kept."),
     ] = 2
+    early_stopping: Annotated[
+        EarlyStopping | None,
+        Field(description="End once it does not get better any more; by default it goes on."),
+    ] = None
+    health: Annotated[Health, Field(description="Signs of a training that goes wrong.")] = Health()
     seed: Annotated[
         int, Field(ge=0, le=2_147_483_647, description="Seed of the new head, order and dropout.")
     ] = 42
 
 
+@rules(
+    Cel(
+        "self.offload != 'optimizer' || self.zeroStage >= 1",
+        "deepspeed.offload: optimizer needs zeroStage 1, 2 or 3",
+    ),
+    Cel(
+        "self.offload != 'parameters' || self.zeroStage == 3",
+        "deepspeed.offload: parameters needs zeroStage 3",
+    ),
+)
 class DeepSpeed(Contract):
     """DeepSpeed's part; the configuration file itself is made by the trainer."""
 
@@ -305,6 +368,13 @@ class DeepSpeed(Contract):
             "3 and weights.",
         ),
     ] = 2
+    offload: Annotated[
+        Offload,
+        Field(
+            description="What the host's memory holds instead of the device's. optimizer: its "
+            "state, and its work is then the CPU's. parameters: that and the weights."
+        ),
+    ] = Offload.NONE
 
 
 class Checkpoint(Contract):
@@ -471,6 +541,10 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         "every rank gets as many rows",
     ),
     *(rule for task in TASKS for rule in _task_rules(task)),
+    Cel(
+        "self.training.precision != 'fp16' || self.compute.gpusPerWorker > 0",
+        "training.precision: fp16 needs GPUs: set compute.gpusPerWorker, or take bf16 or fp32",
+    ),
 )
 class FineTuneJobSpec(Contract):
     """One fine-tune: this model, this data, this budget, these requirements."""

@@ -125,7 +125,7 @@ MEANINGS: tuple[Meaning, ...] = (
             Reason.INVALID_SPEC,
         ),
         "The work is saved and waits: for suspend: false, for another run, for a larger budget, "
-        "for compute.workers as it was.",
+        "for workers that can share its claims.",
     ),
     Meaning(ConditionType.SUSPENDED, "False", (Reason.RESUMED,), "It goes on."),
     Meaning(ConditionType.TRAINED, "True", (Reason.TRAINED,), "The best checkpoint is chosen."),

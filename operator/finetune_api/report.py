@@ -158,6 +158,9 @@ class Progress(Contract):
         Label, Field(description="What the process is doing: loading, training, saving, …")
     ] = "loading"
     curve: Annotated[tuple[CurvePoint, ...], Field(max_length=60)] = ()
+    warnings: Annotated[
+        tuple[Text, ...], Field(max_length=8, description="Signs of a training that goes wrong.")
+    ] = ()
     marks: Marks = Marks()
 
 
@@ -189,6 +192,9 @@ class TrainResult(Contract):
     best_step: Steps
     best_select_loss: float
     final_loss: float | None = None
+    stopped_early: Annotated[
+        bool, Field(description="It did not get better for as long as earlyStopping allows.")
+    ] = False
     checkpoint: Annotated[ShortText, Field(description="The best checkpoint, in the workspace.")]
 
 
@@ -298,7 +304,7 @@ class ModelFacts(Contract):
     model_type: Label
     """The model's family."""
     parameters: Size
-    """Weights in all."""
+    """Weights in all, LoRA's own not counted."""
     trainable_parameters: Size
     """Weights that training changes."""
     layers: Size

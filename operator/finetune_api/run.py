@@ -12,10 +12,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.health import EarlyStopping, Health
 from finetune_api.job import (
     Dataset,
     Evaluation,
     ModelSource,
+    Offload,
     Precision,
     Scheduler,
 )
@@ -41,12 +43,17 @@ class RunTraining(Contract):
     warmup_ratio: float
     weight_decay: float
     max_grad_norm: float
-    precision: Literal[Precision.FP32, Precision.BF16, Precision.AUTO]
+    precision: Precision
+    activation_checkpointing: bool
+    compile: bool
     max_length: int
     dropout: float | None
     evals_per_epoch: int
+    early_stopping: EarlyStopping | None
+    health: Health
     seed: int
     zero_stage: int
+    offload: Offload
     checkpoint_every_steps: int
     checkpoint_keep: int
 

@@ -73,6 +73,8 @@ class ProgressStatus(Contract):
     """Tokens trained on per second, over all ranks."""
     curve: Annotated[tuple[CurvePoint, ...], Field(max_length=60)] = ()
     """The loss so far, thinned to at most 60 points."""
+    warnings: Annotated[tuple[Text, ...], Field(max_length=8)] = ()
+    """Signs of a training that goes wrong, with the step at which each was first seen."""
 
 
 class AttemptStatus(Contract):
@@ -133,6 +135,8 @@ class Resolved(Contract):
     """Optimizer steps, unless epochs is set."""
     precision: Label
     """Arithmetic of the forward and backward pass."""
+    activation_checkpointing: bool = False
+    """Whether activations are computed again, as asked or after running out of memory."""
     image: Annotated[str | None, StringConstraints(max_length=1024)] = None
     """The trainer's image, on a cluster."""
     smoke: Annotated[bool, Field(description="A run of 20 steps that only proves the way.")] = False

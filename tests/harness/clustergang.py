@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.job import Dataset, Evaluation, ModelSource, Precision, Scheduler
+from finetune_api.health import Health
+from finetune_api.job import Dataset, Evaluation, ModelSource, Offload, Precision, Scheduler
 from finetune_api.report import Step
 from finetune_api.run import Env, Gang, Run, RunTraining
 from finetune_api.tasks import Task
@@ -158,11 +159,16 @@ def a_run(namespace: str, step: Step, *, workers: int, ranks: int, steps: int) -
             weight_decay=0.0,
             max_grad_norm=1.0,
             precision=Precision.FP32,
+            activation_checkpointing=False,
+            compile=False,
             max_length=128,
             dropout=None,
             evals_per_epoch=1,
+            early_stopping=None,
+            health=Health(),
             seed=1,
             zero_stage=0,
+            offload=Offload.NONE,
             checkpoint_every_steps=5,
             checkpoint_keep=2,
         ),

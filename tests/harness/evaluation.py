@@ -74,8 +74,13 @@ class Job:
 
     def save_checkpoint(self, model: PreTrainedModel, **identity: str) -> Path:
         """Write a complete checkpoint; `identity` replaces what its manifest says of the job."""
+        return self.write_checkpoint(model.save_pretrained, **identity)
+
+    def write_checkpoint(self, write: Callable[[Path], object], **identity: str) -> Path:
+        """The same, of what `write` writes into its folder."""
         folder = self.workspace.path(LAYOUT.checkpoint(1, STEP))
-        model.save_pretrained(folder)
+        folder.mkdir(parents=True)
+        write(folder)
         known = {
             "spec_digest": self.run().spec_digest,
             "split_digest": self.prepared.data.split_digest,

@@ -150,6 +150,11 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(JOB, {"spec.model.uri": "s3://models/minilm"}),
     ),
     RuleExample(
+        "model.lora goes with model.method lora",
+        accepted=changed(JOB, {"spec.model.lora": {"rank": 8}, "spec.model.method": "lora"}),
+        rejected=changed(JOB, {"spec.model.lora": {"rank": 8}}),
+    ),
+    RuleExample(
         "dataset.train must be pvc://",
         accepted=changed(JOB, {"spec.dataset.train": "s3://bucket/reviews.csv"}),
         rejected=changed(JOB, {"spec.dataset.train": "ftp://host/reviews.csv"}),
@@ -187,6 +192,25 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
             JOB, {"spec.evaluation.gate": _gate(metric="errorReduction", against="majority")}
         ),
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(against="majority")}),
+    ),
+    RuleExample(
+        "deepspeed.offload: optimizer needs",
+        accepted=changed(JOB, {"spec.deepspeed": {"offload": "optimizer", "zeroStage": 1}}),
+        rejected=changed(JOB, {"spec.deepspeed": {"offload": "optimizer", "zeroStage": 0}}),
+    ),
+    RuleExample(
+        "deepspeed.offload: parameters needs",
+        accepted=changed(JOB, {"spec.deepspeed": {"offload": "parameters", "zeroStage": 3}}),
+        rejected=changed(JOB, {"spec.deepspeed": {"offload": "parameters", "zeroStage": 2}}),
+    ),
+    RuleExample(
+        "training.precision: fp16 needs GPUs",
+        accepted=changed(
+            JOB, {"spec.training.precision": "fp16", "spec.compute": {"gpusPerWorker": 1}}
+        ),
+        rejected=changed(
+            JOB, {"spec.training.precision": "fp16", "spec.compute": {"gpusPerWorker": 0}}
+        ),
     ),
     RuleExample(
         "training.globalBatchSize must be a multiple",

@@ -40,7 +40,7 @@ from finetune_operator.core.decision import (
     ReleaseGang,
     StopGang,
 )
-from finetune_operator.core.observed import EngineFacts, Observed, StoredReport
+from finetune_operator.core.observed import EngineFacts, Observed, Problem, StoredReport
 from finetune_operator.cost.pods import Placement, PodView
 from finetune_operator.engine import step as take_step
 
@@ -100,6 +100,7 @@ class World:
     """Reports that are lost before one is received."""
     blocked: str | None = None
     ahead: str | None = None
+    problems: tuple[Problem, ...] = ()
     now: datetime = START
     gangs: dict[int, Gang] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
@@ -259,6 +260,7 @@ class ScriptedEngine:
             reports=tuple(self._reports()),
             blocked=world.blocked,
             ahead=world.ahead,
+            problems=world.problems,
             interrupted=world.interrupted,
             smoke=world.smoke,
         )

@@ -23,8 +23,9 @@ def a_run(
     evaluation: dict[str, Any] | None = None,
     gang: dict[str, Any] | None = None,
     best_checkpoint: str | None = None,
+    lora: dict[str, Any] | None = None,
 ) -> Run:
-    """Resolve a small run; `training` and `gang` replace defaults by field name."""
+    """Resolve a small run; `training` and `gang` replace defaults by field name, `lora` sets it."""
     settings: dict[str, Any] = {
         "epochs": 2.0,
         "max_steps": None,
@@ -37,11 +38,16 @@ def a_run(
         "weight_decay": 0.0,
         "max_grad_norm": 1.0,
         "precision": Precision.FP32,
+        "activation_checkpointing": False,
+        "compile": False,
         "max_length": 32,
         "dropout": 0.0,
         "evals_per_epoch": 2,
+        "early_stopping": None,
+        "health": {},
         "seed": 42,
         "zero_stage": 2,
+        "offload": "none",
         "checkpoint_every_steps": 10,
         "checkpoint_keep": 2,
     }
@@ -50,7 +56,7 @@ def a_run(
         job=JobReference(namespace="default", name="a-job", uid="uid-1"),
         step=step,
         task=Task.TEXT_CLASSIFICATION,
-        model=ModelSource(uri=model),
+        model=ModelSource.model_validate({"uri": model} | _method(lora)),
         dataset=Dataset.model_validate(dataset),
         training=RunTraining.model_validate(settings | (training or {})),
         evaluation=Evaluation.model_validate(evaluation or {}),
@@ -58,6 +64,10 @@ def a_run(
         spec_digest=A_DIGEST,
         best_checkpoint=best_checkpoint,
     )
+
+
+def _method(lora: dict[str, Any] | None) -> dict[str, Any]:
+    return {} if lora is None else {"method": "lora", "lora": lora}
 
 
 def an_environment(folder: Path, run: Run, **extra: str) -> dict[str, str]:

@@ -40,6 +40,7 @@ class Job:
     training: Mapping[str, Any]
     ranks: int = 1
     workers: int = 1
+    lora: dict[str, Any] | None = None
 
     @property
     def workspace(self) -> Path:
@@ -150,6 +151,7 @@ def pods(
         step=Step.TRAIN,
         training=dict(job.training),
         gang={"workers": job.workers, "ranks_per_worker": job.ranks} | dict(gang or {}),
+        lora=job.lora,
     )
     variables = an_environment(job.folder, run)
     rendezvous = free_port()

@@ -62,6 +62,44 @@ def test_a_suspended_job_saves_holds_nothing_and_goes_on_from_its_checkpoint(
     assert_books_closed(installation, kubelet, uid)
 
 
+def test_a_suspended_job_gets_more_workers_and_goes_on(
+    installation: Installation, kubelet: SimulatedKubelet
+) -> None:
+    kubelet.play(installation.namespace, SLOWLY)
+    with installation.operator():
+        uid = installation.apply(a_job())
+        until_step(installation, 2)
+        installation.patch("reviews", {"suspend": True})
+        suspended(installation, Reason.SUSPENDED_BY_USER)
+        installation.patch("reviews", {"compute": {"workers": 4}})
+        installation.patch("reviews", {"suspend": False})
+        status = installation.wait_over("reviews")
+    assert (status.phase, len(training(kubelet, installation.namespace, 3))) == (Phase.COMPLETE, 4)
+    assert status.resolved is not None
+    assert (status.resolved.workers, status.resolved.accumulation_steps) == (4, 1)
+    first, second = (row.marks for row in status.attempts[1:3])
+    assert first is not None
+    assert second is not None
+    assert second.resumed_from_step == first.checkpoint_step
+    assert_books_closed(installation, kubelet, uid)
+
+
+def test_a_job_whose_claim_was_made_for_one_worker_gets_no_second_one(
+    installation: Installation, kubelet: SimulatedKubelet
+) -> None:
+    kubelet.play(installation.namespace, SLOWLY)
+    alone = {"workers": 1, "gpusPerWorker": 1, "cpu": "1", "memory": "1Gi"}
+    with installation.operator():
+        installation.apply(a_job(compute=alone))
+        until_training(installation)
+        installation.patch("reviews", {"suspend": True})
+        suspended(installation, Reason.SUSPENDED_BY_USER)
+        installation.patch("reviews", {"compute": {"workers": 2}})
+        installation.patch("reviews", {"suspend": False})
+        suspended(installation, Reason.INVALID_SPEC)
+        assert "set it back to 1" in (installation.status("reviews").message or "")
+
+
 def test_a_budget_that_is_changed_while_suspended_holds_from_then_on(
     installation: Installation, kubelet: SimulatedKubelet
 ) -> None:

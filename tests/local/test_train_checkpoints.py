@@ -15,7 +15,7 @@ import torch
 from finetune_api.report import CurvePoint, TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST
 from finetune_trainer.environment import Workspace
-from finetune_trainer.errors import NodeFaultError, UsageError
+from finetune_trainer.errors import NodeFaultError
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.gang import Gang, claim_device, process_group
 from finetune_trainer.training.manifest import (
@@ -161,10 +161,13 @@ def test_a_later_attempt_is_newer_even_at_an_earlier_step(save: Save, root: Path
     assert (resume.folder, resume.attempt) == (newest, 2)
 
 
-def test_a_gang_of_another_size_is_told_the_size_that_wrote(save: Save, root: Path) -> None:
-    save(2, identity=TWO_RANKS)
-    with pytest.raises(UsageError, match=r"written by 2 ranks.*by 1: set compute.workers"):
-        choose(root, OURS)
+def test_a_checkpoint_of_another_number_of_ranks_is_taken_up_with_that_number(
+    save: Save, root: Path
+) -> None:
+    newest = save(2, identity=TWO_RANKS)
+    resume = choose(root, OURS)
+    assert resume is not None
+    assert (resume.folder, resume.ranks) == (newest, 2)
 
 
 def test_torn_folders_are_cleared_and_complete_ones_stay(save: Save, root: Path) -> None:

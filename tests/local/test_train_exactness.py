@@ -24,6 +24,7 @@ from finetune_api.report import ExitCode
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
 from finetune_trainer.models.heads import SINGLE_LABEL
 from finetune_trainer.models.load import load_model
+from finetune_trainer.training.manifest import complete_checkpoints, damage
 from finetune_trainer.training.plan import StepPlan
 from harness.training import Job, pods
 
@@ -191,6 +192,26 @@ def test_a_gang_that_lost_its_last_checkpoint_makes_the_same_again(
     assert job.manifest(2, STEPS).attempt == 2
 
 
+@pytest.mark.parametrize(("zero_stage", "then"), [(0, (1,)), (1, (1,)), (2, (1, 2)), (3, (1, 2))])
+def test_two_ranks_then_one_then_two_again_make_the_same_as_two_alone(
+    finished: Trained, tmp_path: Path, zero_stage: int, then: tuple[int, ...]
+) -> None:
+    job, curve = finished(2, zero_stage)
+    job = job.copied(tmp_path / "job")
+    for attempt, ranks in enumerate(then, start=2):
+        split = {"micro_batch_size": 16, "accumulation_steps": 4 // ranks}
+        more = {"zero_stage": zero_stage, "checkpoint_every_steps": 2}
+        job = dataclasses.replace(job, ranks=ranks, training={**SETTINGS, **split, **more})
+        (job.workspace / LAYOUT.checkpoint(attempt - 1, STEPS) / CHECKPOINT_MANIFEST).unlink()
+        before = complete_checkpoints(job.checkpoints)[0]
+        content = sorted(before.folder.rglob("*"))
+        assert_same(trained(job, attempt=attempt), curve)
+        assert before.manifest.identity.world_size == 3 - ranks
+        if before.folder.exists():
+            assert damage(before) is None
+            assert sorted(before.folder.rglob("*")) == content
+
+
 def test_two_pods_meet_and_train_as_one_gang(
     prepared_job: Job, reference: Curve, tmp_path: Path
 ) -> None:
@@ -234,3 +255,31 @@ def test_what_a_batch_weighs_is_not_rounded_to_the_models_precision(
     assert code == ExitCode.DONE, gang[0].log.read_text()
     (loss,) = [one.loss for one in job.manifest(1, 1).state.curve if one.loss is not None]
     assert loss == pytest.approx(math.log(2), abs=1e-4)
+
+
+SPARING = {"activation_checkpointing": True, "offload": "optimizer", "zero_stage": 2}
+MOST_SPARING = SPARING | {"offload": "parameters", "zero_stage": 3}
+
+
+@pytest.mark.parametrize("saving", [SPARING, MOST_SPARING], ids=["optimizer", "parameters"])
+def test_what_saves_memory_changes_no_loss_nor_does_another_gang_that_goes_on(
+    prepared_job: Job, reference: Curve, tmp_path: Path, saving: dict[str, Any]
+) -> None:
+    job = a_gang(prepared_job, tmp_path / "job", ranks=2, micro_batch_size=16, **saving)
+    assert_same(trained(job), reference)
+    (job.workspace / LAYOUT.checkpoint(1, STEPS) / CHECKPOINT_MANIFEST).unlink()
+    split = {"micro_batch_size": 16, "accumulation_steps": 4}
+    alone = dataclasses.replace(job, ranks=1, training={**SETTINGS, **split, **saving})
+    assert_same(trained(alone, attempt=2), reference)
+
+
+def test_a_compiled_model_computes_the_same(
+    prepared_job: Job, reference: Curve, tmp_path: Path
+) -> None:
+    job = a_gang(prepared_job, tmp_path / "job", micro_batch_size=32, compile=True)
+    with pods(job, 1) as (pod,):
+        code, _ = pod.end()
+    assert code == ExitCode.DONE, pod.log.read_text()
+    curve = job.manifest(1, STEPS).state.curve
+    losses = [point.loss for point in curve if point.loss is not None]
+    assert losses == pytest.approx(reference.train, abs=TOLERANCE)

@@ -13,7 +13,7 @@ from harness.scripted import START, a_job, prepared
 from unit.builders_cost import some_marks
 
 
-def test_a_short_training_ends_with_its_steps_counted() -> None:
+def test_a_training_that_stopped_early_stays_at_its_own_steps() -> None:
     job = a_job(training={"maxSteps": 10, "globalBatchSize": 32})
     engine = EngineFacts(device="cpu", max_ranks=2)
     conditions = with_condition(
@@ -23,11 +23,11 @@ def test_a_short_training_ends_with_its_steps_counted() -> None:
         conditions=conditions,
         resolved=resolve(job, engine, smoke=False),
         data=prepared().data,
-        progress=ProgressStatus(step=0, total_steps=0, percent="0%"),
+        progress=ProgressStatus(step=4, total_steps=4, percent="100%"),
     )
     progress = with_progress(status, Observed(job=job, engine=engine), START).progress
     assert progress is not None
-    assert (progress.step, progress.total_steps, progress.percent) == (10, 10, "100%")
+    assert (progress.step, progress.total_steps, progress.percent) == (4, 4, "100%")
 
 
 EARLIER = AttemptStatus(

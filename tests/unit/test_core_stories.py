@@ -7,12 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_api.job import FineTuneJob
 from finetune_api.phases import TRANSITIONS, ConditionType, Phase, Reason
 from finetune_api.report import FailureClass, Step
 from finetune_api.times import milliseconds_between, parse_time
 from finetune_api.usage import TimeClass
 from finetune_operator.core.conditions import find
 from finetune_operator.core.decision import Decision
+from finetune_operator.core.observed import Problem
 from harness.scripted import START, CrashError, Fault, World, a_card, a_job, drive
 
 
@@ -152,7 +154,7 @@ async def test_out_of_device_memory_halves_the_micro_batch_and_keeps_the_global_
     assert (second.micro_batch_size, second.accumulation_steps) == (8, 2)
 
 
-async def test_out_of_device_memory_with_one_row_fails_with_what_would_fit() -> None:
+async def test_out_of_device_memory_at_the_least_footprint_fails_with_what_would_fit() -> None:
     faults = tuple(
         Fault(n, worker=0, after_seconds=9, exit_code=71, failure=FailureClass.DEVICE_OOM)
         for n in range(2, 10)
@@ -162,8 +164,9 @@ async def test_out_of_device_memory_with_one_row_fails_with_what_would_fit() -> 
     assert world.status is not None
     assert (world.status.phase, world.status.reason) == (Phase.FAILED, "DeviceOOM")
     assert "training.maxLength" in (world.status.message or "")
-    sizes = [g.action.run.training.micro_batch_size for n, g in world.gangs.items() if n > 1]
-    assert sizes == [4, 2, 1]
+    runs = [gang.action.run.training for number, gang in world.gangs.items() if number > 1]
+    tried = [(run.micro_batch_size, run.activation_checkpointing) for run in runs]
+    assert tried == [(4, False), (2, False), (1, False), (1, True)]
 
 
 async def test_a_stalled_gang_is_restarted() -> None:
@@ -531,16 +534,75 @@ async def test_a_gang_waits_while_another_one_gets_its_devices() -> None:
     assert world.status.phase is Phase.COMPLETE
 
 
-async def test_another_number_of_workers_waits_until_it_is_set_back() -> None:
-    sources = {"model": {"uri": "pvc://c/model"}, "dataset": {"train": "pvc://c/rows.csv"}}
-    world = World(job=a_job(**sources), max_ranks=None)
-    await drive(world, until=lambda decision: decision.status.attempt == 2)
-    widened = a_job(compute={"workers": 4, "gpusPerWorker": 1}, **sources)
-    world.job, before = widened, world.job
+ON_CLAIMS = {"model": {"uri": "pvc://c/model"}, "dataset": {"train": "pvc://c/rows.csv"}}
+
+
+async def suspend_in_training(world: World, job: FineTuneJob) -> None:
+    """Suspend the job amid its training, and wait until its work is saved."""
+    await drive(world, until=lambda _: bool(world.checkpoint))
+    world.job = changed_spec(job, suspend=True)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.SUSPENDED
+
+
+def changed_spec(job: FineTuneJob, **spec: object) -> FineTuneJob:
+    return job.model_copy(update={"spec": job.spec.model_copy(update=spec)})
+
+
+@pytest.mark.parametrize(("max_ranks", "ranks"), [(None, 8), (4, 4)])
+async def test_a_job_whose_workers_were_changed_goes_on_with_the_new_gang(
+    max_ranks: int | None, ranks: int
+) -> None:
+    job = a_job(**ON_CLAIMS)
+    world = World(job=job, cards=(a_card(),), max_ranks=max_ranks)
+    await suspend_in_training(world, job)
+    saved = world.checkpoint
+    world.job = a_job(compute={"workers": 8, "gpusPerWorker": 1}, **ON_CLAIMS)
+    await drive(world)
+    status = world.status
+    assert status is not None
+    assert (status.phase, status.attempt) == (Phase.COMPLETE, 4)
+    before, after = (world.gangs[n].action.run for n in (2, 3))
+    assert (before.gang.world_size, after.gang.world_size) == (2, ranks)
+    assert world.gangs[3].resumed_from == saved > 0
+    assert before.spec_digest == after.spec_digest
+    for run in (before, after):
+        training = run.training
+        split = training.micro_batch_size * training.accumulation_steps * run.gang.world_size
+        assert split == training.global_batch_size
+    assert status.resolved is not None
+    assert (status.resolved.workers, status.resolved.micro_batch_size) == (ranks, 32 // ranks)
+    assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
+    record = next(one for one in world.records.values() if one.spec.attempt == 3)
+    assert len(record.spec.entries) == ranks
+
+
+async def test_a_micro_batch_that_was_too_large_stays_smaller_on_another_gang() -> None:
+    job = a_job(**ON_CLAIMS)
+    memory = FailureClass.DEVICE_OOM
+    fault = Fault(attempt=2, worker=0, after_seconds=20, exit_code=71, failure=memory)
+    world = World(job=job, faults=(fault,), max_ranks=None)
+    await drive(world, until=lambda decision: decision.status.attempt == 3)
+    world.job = changed_spec(job, suspend=True)
+    await drive(world)
+    world.job = a_job(compute={"workers": 1, "gpusPerWorker": 1}, **ON_CLAIMS)
+    await drive(world)
+    training = world.gangs[4].action.run.training
+    assert world.gangs[3].action.run.training.micro_batch_size == 8
+    assert (training.micro_batch_size, training.accumulation_steps) == (8, 4)
+
+
+async def test_more_workers_than_can_share_the_claim_wait() -> None:
+    job = a_job(**ON_CLAIMS)
+    world = World(job=job, max_ranks=None)
+    await suspend_in_training(world, job)
+    world.job = a_job(compute={"workers": 4, "gpusPerWorker": 1}, **ON_CLAIMS)
+    world.problems = (Problem(field="spec.compute.workers", message="set it back to 1"),)
     await drive(world)
     assert world.status is not None
     assert (world.status.phase, world.status.reason) == (Phase.SUSPENDED, "InvalidSpec")
-    assert "set it back to 2" in (world.status.message or "")
-    world.job = before
+    assert world.status.message == "spec.compute.workers: set it back to 1"
+    world.problems, world.job = (), job
     await drive(world)
-    assert (world.status.phase, world.status.attempt) == (Phase.COMPLETE, 4)
+    assert world.status.phase is Phase.COMPLETE

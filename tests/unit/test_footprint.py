@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_api import footprint
 from finetune_api.footprint import Shape, memory_per_rank
-from finetune_api.job import Precision
+from finetune_api.job import Offload, Precision
 from finetune_api.report import ModelFacts
 
 
@@ -92,6 +92,27 @@ def test_activations_of_a_layer_are_the_papers_34_h_besides_the_scores() -> None
     assert two - one == 34 * 16 * 4 * 8 + 4 * 2 * 16 * 4
 
 
+def test_recomputed_activations_are_a_layers_inputs_and_one_layer_whole() -> None:
+    memory = memory_per_rank(facts(), replace(shape(), activation_checkpointing=True))
+    assert memory.activations == 4 * 16 * (2 * 8 * 2 + (256 + 16 + 8) + 32 + 8)
+
+
+def test_what_is_offloaded_is_not_on_the_device() -> None:
+    states = replace(shape(2, 4), offload=Offload.OPTIMIZER)
+    memory = memory_per_rank(facts(), states)
+    assert (memory.weights, memory.gradients, memory.optimizer) == (20_000, 0, 0)
+    weights = replace(shape(3, 4), offload=Offload.PARAMETERS)
+    memory = memory_per_rank(facts(), weights)
+    assert (memory.weights, memory.gathered, memory.gradients, memory.optimizer) == (
+        0,
+        20_000,
+        0,
+        0,
+    )
+    with pytest.raises(ValueError, match="offload of parameters needs zero_stage 3"):
+        replace(shape(2, 4), offload=Offload.PARAMETERS)
+
+
 def test_the_total_is_the_sum_with_a_tenth_and_the_runtime() -> None:
     memory = memory_per_rank(facts(), shape())
     assert memory.logits == 4 * 3 * (2 + 8)
@@ -128,6 +149,18 @@ def test_operations_of_a_step_are_those_worked_out_by_hand() -> None:
     # 10,000 - 8 x (700 + 100) = 3,600 weights are multiplied; attention: 12 x 2 x 8 x 16.
     found = footprint.step_flops(facts(), global_batch_size=5, sequence_length=16)
     assert found == 5 * 16 * (6 * 3_600 + 3_072)
+
+
+def test_what_is_trained_beside_frozen_weights_is_held_and_computed_as_well() -> None:
+    # LoRA: 100 numbers beside 10,000. Of the frozen ones only the weights, 2 bytes each, are held.
+    memory = memory_per_rank(facts(trainable_parameters=100), shape(2, 4))
+    found = (memory.weights, memory.gradients, memory.optimizer)
+    assert found == (20_200, 50, 300)
+    step = footprint.step_flops(
+        facts(trainable_parameters=100), global_batch_size=5, sequence_length=16
+    )
+    assert step == 5 * 16 * (4 * 3_600 + 6 * 100 + 3_072)
+    assert footprint.checkpoint_bytes(facts(trainable_parameters=100), shape(2, 4)) == 1_600
 
 
 def test_seconds_are_operations_over_what_all_ranks_sustain() -> None:

@@ -145,7 +145,7 @@ def _towards_next(situation: Situation) -> GangStep:
     if situation.live_pods:
         return GangStep(status=status, busy=True)
     number = status.attempt + 1
-    resolved = resolved_for_next(status)
+    resolved = resolved_for_next(observed.job, observed.engine, status)
     run = run_for(observed.job, step, resolved, status.best_checkpoint)
     # A gang that was made before a change of the manifest is not this one: it is made anew.
     pods = [pod for pod in situation.pods_of(number) if pod.run_digest in (None, run_digest(run))]

@@ -209,9 +209,10 @@ def _prepared(
 
 
 def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: int) -> JobStatus:
+    early = ", stopped early as it did not get better any more" if result.stopped_early else ""
     message = (
-        f"{result.steps} steps; the best checkpoint is of step {result.best_step}, with loss "
-        f"{result.best_select_loss:.4f} on the select rows."
+        f"{result.steps} steps{early}; the best checkpoint is of step {result.best_step}, with "
+        f"loss {result.best_select_loss:.4f} on the select rows."
     )
     return status.model_copy(
         update={
@@ -236,7 +237,7 @@ def _untold(result: TrainResult) -> ProgressStatus:
 
 
 def _finished_curve(progress: ProgressStatus, result: TrainResult) -> ProgressStatus:
-    """The curve with its end, which rank 0 may not have lived to serve."""
+    """The progress at the end of training, which rank 0 may not have lived to serve."""
     points = {point.step: point for point in progress.curve}
     last = points.get(result.steps, CurvePoint(step=result.steps, loss=result.final_loss))
     points[result.steps] = last
@@ -245,7 +246,15 @@ def _finished_curve(progress: ProgressStatus, result: TrainResult) -> ProgressSt
     curve = [points[step] for step in sorted(points)]
     surplus = max(0, len(curve) - _CURVE_POINTS)
     loss = progress.loss if result.final_loss is None else result.final_loss
-    return progress.model_copy(update={"curve": (curve[0], *curve[1 + surplus :]), "loss": loss})
+    return progress.model_copy(
+        update={
+            "step": result.steps,
+            "total_steps": result.steps,
+            "percent": "100%",
+            "curve": (curve[0], *curve[1 + surplus :]),
+            "loss": loss,
+        }
+    )
 
 
 def _evaluated(

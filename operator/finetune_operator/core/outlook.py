@@ -124,6 +124,7 @@ def _progress(live: Progress, forecast: Forecast | None, now: datetime) -> Progr
         rows_per_second=live.rows_per_second,
         tokens_per_second=live.tokens_per_second,
         curve=live.curve,
+        warnings=live.warnings,
     )
 
 
@@ -131,13 +132,9 @@ def _halted(status: JobStatus, total: int) -> ProgressStatus | None:
     if status.progress is None:
         return None
     # What rank 0 last told may be of a time when it had not counted its steps yet.
-    update: dict[str, object] = {
-        "eta": None,
-        "estimated_completion_time": None,
-        "total_steps": total,
-    }
-    if is_true(status.conditions, ConditionType.TRAINED):
-        update |= {"step": total, "percent": "100%"}
+    update: dict[str, object] = {"eta": None, "estimated_completion_time": None}
+    if not is_true(status.conditions, ConditionType.TRAINED):
+        update["total_steps"] = total
     return status.progress.model_copy(update=update)
 
 
@@ -163,5 +160,7 @@ def _memory(status: JobStatus, run: Run) -> int | None:
         precision=Precision.BF16 if precision is Precision.AUTO else precision,
         micro_batch_size=run.training.micro_batch_size,
         sequence_length=run.training.max_length,
+        activation_checkpointing=run.training.activation_checkpointing,
+        offload=run.training.offload,
     )
     return memory_per_rank(status.model, shape).total

@@ -1,13 +1,15 @@
 """What is decided once per job: the gang on this engine, the batch split, the recipe, and runs.
 
 The global batch is the manifest's in every case; only how it is split over ranks follows from the
-machine, so that results don't depend on it.
+machine, so that results don't depend on it. The gang and the split alone may change with a later
+attempt.
 """
 
 from dataclasses import dataclass
 
 from finetune_api.digests import spec_digest
 from finetune_api.job import FineTuneJob, Precision
+from finetune_api.lora import Method
 from finetune_api.report import FailureClass, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
 from finetune_api.status import JobStatus, Resolved
@@ -15,6 +17,7 @@ from finetune_api.tasks import TASKS
 from finetune_api.usage import JobReference
 from finetune_operator.core.observed import EngineFacts
 
+_LORA_LEARNING_RATE = 2e-4
 _RECIPE_EPOCHS = 3.0
 _SMOKE_BATCHES_OF_ROWS = 2 * SMOKE_STEPS
 _SMOKE_NOTE = f"a smoke run: {SMOKE_STEPS} steps on a sample, the gate is not applied"
@@ -90,18 +93,26 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         device=gang.device,
         micro_batch_size=batch.micro_batch_size,
         accumulation_steps=batch.accumulation_steps,
-        learning_rate=training.learning_rate or TASKS[job.spec.task].learning_rate,
+        learning_rate=training.learning_rate or _recipe_learning_rate(job),
         epochs=None if by_steps else (training.epochs or _RECIPE_EPOCHS),
         max_steps=max_steps,
         precision=precision,
+        activation_checkpointing=training.activation_checkpointing,
         image=engine.image,
         smoke=smoke,
-        note="; ".join(part for part in (note, _SMOKE_NOTE if smoke else "") if part),
+        note=_told(note, smoke=smoke),
     )
 
 
-def resolved_for_next(status: JobStatus) -> Resolved:
-    """What the next attempt runs with: a smaller footprint if the last one ran out of memory.
+def _recipe_learning_rate(job: FineTuneJob) -> float:
+    """The small matrices of LoRA begin at nothing, and want longer steps whatever the task."""
+    if job.spec.model.method is Method.LORA:
+        return _LORA_LEARNING_RATE
+    return TASKS[job.spec.task].learning_rate
+
+
+def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) -> Resolved:
+    """What the next attempt runs with: today's gang, and a smaller footprint after running out.
 
     Raises
     ------
@@ -110,18 +121,55 @@ def resolved_for_next(status: JobStatus) -> Resolved:
     """
     if status.resolved is None:
         raise ValueError("status.resolved is unset: the job isn't admitted")
+    resolved = resized(job, engine, status.resolved)
     last = status.attempts[-1] if status.attempts else None
     if last is None or last.reason != FailureClass.DEVICE_OOM:
-        return status.resolved
-    return smaller_micro_batch(status.resolved) or status.resolved
+        return resolved
+    return smaller_footprint(resolved) or resolved
 
 
-def smaller_micro_batch(resolved: Resolved) -> Resolved | None:
-    """The same global batch with a smaller micro-batch, or None if there is none smaller."""
+def resized(job: FineTuneJob, engine: EngineFacts, resolved: Resolved) -> Resolved:
+    """The same job on another gang, if ``compute.workers`` or a local machine's ranks changed.
+
+    Only the split of the global batch follows. A micro-batch that was made smaller because memory
+    ran out stays so, and the kind of device stays what was decided.
+    """
+    gang, note = map_gang(job, engine)
+    before = (resolved.workers, resolved.ranks_per_worker)
+    if (gang.workers, gang.ranks_per_worker) == before or gang.device != resolved.device:
+        return resolved
+    training = job.spec.training
+    most = training.max_micro_batch_size
+    planned = plan_batch(training.global_batch_size, before[0] * before[1], most)
+    if resolved.micro_batch_size < planned.micro_batch_size:
+        most = resolved.micro_batch_size
+    batch = plan_batch(training.global_batch_size, gang.world_size, most)
+    return resolved.model_copy(
+        update={
+            "workers": gang.workers,
+            "ranks_per_worker": gang.ranks_per_worker,
+            "micro_batch_size": batch.micro_batch_size,
+            "accumulation_steps": batch.accumulation_steps,
+            "note": _told(note, smoke=resolved.smoke),
+        }
+    )
+
+
+def _told(note: str, *, smoke: bool) -> str:
+    return "; ".join(part for part in (note, _SMOKE_NOTE if smoke else "") if part)
+
+
+def smaller_footprint(resolved: Resolved) -> Resolved | None:
+    """The same global batch in less memory, or None if there is no way left.
+
+    First a smaller micro-batch, which costs least; at one row, activations are computed again.
+    """
     share = resolved.micro_batch_size * resolved.accumulation_steps
     smaller = [n for n in range(1, resolved.micro_batch_size) if share % n == 0]
     if not smaller:
-        return None
+        if resolved.activation_checkpointing:
+            return None
+        return resolved.model_copy(update={"activation_checkpointing": True})
     micro = max(smaller)
     return resolved.model_copy(
         update={"micro_batch_size": micro, "accumulation_steps": share // micro}
@@ -169,11 +217,16 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             weight_decay=spec.training.weight_decay,
             max_grad_norm=spec.training.max_grad_norm,
             precision=Precision(resolved.precision),
+            activation_checkpointing=resolved.activation_checkpointing,
+            compile=spec.training.compile,
             max_length=spec.training.max_length,
             dropout=spec.training.dropout,
             evals_per_epoch=spec.training.evals_per_epoch,
+            early_stopping=spec.training.early_stopping,
+            health=spec.training.health,
             seed=spec.training.seed,
             zero_stage=spec.deepspeed.zero_stage,
+            offload=spec.deepspeed.offload,
             checkpoint_every_steps=spec.checkpoint.every_steps,
             checkpoint_keep=spec.checkpoint.keep,
         ),

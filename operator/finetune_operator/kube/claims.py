@@ -1,6 +1,7 @@
 """Claims that a job names: each must be there, and one that workers share must be shareable.
 
-Asked before admission: a pod whose claim is missing would hang without a word.
+Asked before admission, and when an admitted job gets more workers: a pod whose claim is missing,
+or can't be mounted twice, would hang without a word.
 """
 
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from finetune_api.job import FineTuneJob
 from finetune_operator.core.observed import Problem
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.errors import NotFoundError
+from finetune_operator.kube.manifests.volumes import workspace_claim_of
 from finetune_operator.kube.resources import CLAIMS
 
 _SHARED = "ReadWriteMany"
@@ -48,6 +50,23 @@ async def claim_problems(client: KubeClient, job: FineTuneJob) -> tuple[Problem,
                 )
             )
     return tuple(problems)
+
+
+async def made_claim_problems(client: KubeClient, job: FineTuneJob) -> tuple[Problem, ...]:
+    """What is wrong with the claim that was made for a job of fewer workers."""
+    claim, workers = workspace_claim_of(job), job.spec.compute.workers
+    if job.spec.storage.claim is not None or workers == 1:
+        return ()
+    modes = await _access_modes(client, job.metadata.namespace, claim)
+    if modes is None or _SHARED in modes:
+        return ()
+    return (
+        Problem(
+            field="spec.compute.workers",
+            message=f"claim {claim} was made for one worker, with access modes "
+            f"{', '.join(sorted(modes))}, and {workers} can't share it: set it back to 1",
+        ),
+    )
 
 
 def _named(job: FineTuneJob) -> Iterator[tuple[str, str]]:

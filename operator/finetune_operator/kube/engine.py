@@ -18,12 +18,12 @@ from finetune_api.status import JobStatus
 from finetune_api.usage import UsageRecord
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.decision import CreateGang, Event, ForgetGang, ReleaseGang, StopGang
-from finetune_operator.core.observed import Observed
+from finetune_operator.core.observed import Observed, Problem
 from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.engine import EngineError
 from finetune_operator.kube import look, pods, records, release, reports
-from finetune_operator.kube.claims import claim_problems
+from finetune_operator.kube.claims import claim_problems, made_claim_problems
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import AlreadyExistsError
 from finetune_operator.kube.manifests.claim import workspace_claim
@@ -104,7 +104,7 @@ class KubeEngine:
             progress=progress[0] if progress else None,
             progress_at=progress[1] if progress else None,
             reports=await reports.stored(cluster, job, views),
-            problems=() if self._admitted() else await claim_problems(self._client, job),
+            problems=await self._problems(),
             blocked=await look.blocked(cluster, job, views, now),
             ahead=self._ahead(now),
         )
@@ -243,6 +243,16 @@ class KubeEngine:
         if row is None or row.state != "Starting":
             return None
         return ahead(self._cluster, self.job, row.step, now)
+
+    async def _problems(self) -> tuple[Problem, ...]:
+        """What is wrong with the job's claims: before it starts, and when it grows."""
+        if not self._admitted():
+            return await claim_problems(self._client, self.job)
+        resolved = self.job.status.resolved if self.job.status else None
+        if resolved is None or self.job.spec.compute.workers <= resolved.workers:
+            return ()
+        named = await claim_problems(self._client, self.job)
+        return (*named, *await made_claim_problems(self._client, self.job))
 
     def _admitted(self) -> bool:
         status = self.job.status

@@ -100,13 +100,13 @@ def _refuse_another_job(
             f"workspace {workspace.root} was begun {was} --smoke: run it {was} --smoke, or choose "
             "another folder with --workspace"
         )
-    differences = list(_differences(_comparable(before.job), _comparable(job), "spec"))
+    differences = list(_differences(frozen_part(before.job), frozen_part(job), "spec"))
     if differences:
         raise SpecChangedError(
             f"the manifest changed since workspace {workspace.root} was begun:\n"
             + "\n".join(f"  {line}" for line in differences)
-            + "\nOnly suspend, budget and policy may change: revert the rest, or choose another "
-            "folder with --workspace"
+            + "\nOnly suspend, budget, policy and compute.workers may change: revert the rest, or "
+            "choose another folder with --workspace"
         )
 
 
@@ -118,13 +118,6 @@ def _refuse_other_sources(workspace: Workspace, before: State, sources: dict[str
             + f"\nWorkspace {workspace.root} holds work on what was there before: put it back, or "
             "choose another folder with --workspace"
         )
-
-
-def _comparable(job: FineTuneJob) -> dict[str, Any]:
-    """The immutable part, with the workers: a local gang is mapped once, when a job is admitted."""
-    part = frozen_part(job)
-    part["compute"]["workers"] = job.spec.compute.workers
-    return part
 
 
 def _differences(before: Any, after: Any, field: str) -> Iterator[str]:

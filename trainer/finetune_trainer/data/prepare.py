@@ -112,7 +112,9 @@ def _make(
     rows = _read(environment, run, form.rows, making / "sources")
     outputs = form.rows.outputs(rows.classes)
     require_same_labels(run.model.uri, config, form.head, outputs)
-    facts = model_facts(model, run.model.uri, config, form.head, max(1, len(outputs)))
+    facts = model_facts(
+        model, run.model.uri, config, form.head, max(1, len(outputs)), run.model.adaptation
+    )
     encoder = form.encoder(tokenizer, rows.classes, run.training.max_length)
     data = _tokenize(rows, encoder, making)
     baselines = form.evidence.fit_baselines(

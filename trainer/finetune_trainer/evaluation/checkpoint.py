@@ -2,10 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_api.lora import LoraOutput
 from finetune_api.markers import Digest
 from finetune_api.report import PrepareReport
 from finetune_api.run import CHECKPOINT_MANIFEST, Run
@@ -14,6 +18,8 @@ from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, NodeFaultError, StorageError, UsageError
 from finetune_trainer.models.check import load_tokenizer
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.load import load_model
+from finetune_trainer.models.lora import load_adapter, merged
 from finetune_trainer.training.manifest import Checkpoint, damage, read_manifest
 
 
@@ -92,6 +98,8 @@ def load_checkpoint(
     if run.gang.device == "cuda" and not torch.cuda.is_available():
         raise NodeFaultError("the evaluate step was promised a GPU, and none is visible")
     folder = found.checkpoint.folder
+    if run.model.adaptation is not None:
+        return _adapted(folder, environment, run, head, labels)
     model, loading = head.auto.from_pretrained(
         folder,
         dtype=torch.float32,
@@ -110,6 +118,28 @@ def load_checkpoint(
         )
     base = resolve_local(run.model.uri, environment, "model.uri")
     return model.to(run.gang.device), load_tokenizer(base, run.model.uri)
+
+
+def _adapted(
+    folder: Path, environment: RankEnvironment, run: Run, head: Head, labels: tuple[str, ...]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model with the checkpoint's adapter, in the form in which it will leave the job."""
+    lora = run.model.adaptation
+    assert lora is not None
+    base = resolve_local(run.model.uri, environment, "model.uri")
+    loaded = load_model(
+        base, run.model.uri, head, labels, dropout=run.training.dropout, seed=run.training.seed
+    )
+    try:
+        adapted = load_adapter(loaded.model, folder)
+    except (KeyError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
+        raise DataError(
+            f"{folder}: its adapter can't be put onto {run.model.uri} "
+            f"({type(error).__name__}: {str(error)[:200]}); run the train step again"
+        ) from error
+    # The base class, with the adapter's layers in their places.
+    whole: Any = adapted.get_base_model() if lora.output is LoraOutput.ADAPTER else merged(adapted)
+    return whole.to(run.gang.device), loaded.tokenizer
 
 
 def _require_same(theirs: Digest, ours: Digest, where: str) -> None:

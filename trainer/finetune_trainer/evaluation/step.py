@@ -7,10 +7,12 @@ again with the same inputs serves what it made before.
 import hashlib
 import json
 import logging
+from pathlib import Path
 
 from datasets import Dataset, load_from_disk
 from pydantic import ValidationError
 
+from finetune_api.lora import LoraOutput
 from finetune_api.markers import Digest
 from finetune_api.report import EvaluationReport, PrepareReport, ReportRef
 from finetune_api.run import LAYOUT, Run
@@ -26,7 +28,13 @@ from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.gate import judge
 from finetune_trainer.evaluation.output import stored_report, write_predictions, write_report
 from finetune_trainer.models.card import base_licence, model_card
-from finetune_trainer.models.export import export_model, prepare_for_export, remove_export
+from finetune_trainer.models.export import (
+    Adapter,
+    export_model,
+    prepare_for_export,
+    remove_export,
+)
+from finetune_trainer.models.heads import Head
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.rows import Padding
 
@@ -69,17 +77,26 @@ def evaluate(environment: RankEnvironment, run: Run) -> ReportRef:
     remove_export(workspace.path(LAYOUT.output_model))
     if report.passed:
         prepare_for_export(model, tokenizer, form.head, prepared.labels, run.training.max_length)
-        licence = base_licence(resolve_local(run.model.uri, environment, "model.uri"))
+        base = resolve_local(run.model.uri, environment, "model.uri")
+        licence = base_licence(base)
         digest = export_model(
             model,
             tokenizer,
-            model_card(run, prepared, report, findings.proof.pipeline, licence),
+            model_card(run, prepared, report, findings.proof.pipeline, form.head, licence),
             findings.proof,
             workspace.path(LAYOUT.output_model),
+            _adapter(run, checkpoint, base, form.head),
         )
         exported = ReportRef(path=str(LAYOUT.output_model), digest=digest)
         report = report.model_copy(update={"model": exported})
     return write_report(workspace, report)
+
+
+def _adapter(run: Run, checkpoint: ScoredCheckpoint, base: Path, head: Head) -> Adapter | None:
+    lora = run.model.adaptation
+    if lora is None or lora.output is not LoraOutput.ADAPTER:
+        return None
+    return Adapter(trained=checkpoint.checkpoint.folder, base=base, head=head)
 
 
 def _prepare_report(workspace: Workspace) -> PrepareReport:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import yaml
 
+from finetune_api.lora import LoraOutput
 from finetune_api.report import DataReport, EvaluationReport, Interval, PrepareReport
 from finetune_api.run import Run
 from finetune_api.tasks import METRICS, TASKS
+from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
 
 UNKNOWN_LICENCE = "unknown"
@@ -34,13 +36,18 @@ def base_licence(model_folder: Path) -> str:
 
 
 def model_card(
-    run: Run, prepared: PrepareReport, report: EvaluationReport, pipeline: Pipeline, licence: str
+    run: Run,
+    prepared: PrepareReport,
+    report: EvaluationReport,
+    pipeline: Pipeline,
+    head: Head,
+    licence: str,
 ) -> str:
     """Write the card of a model that passed its gate; ``pipeline`` is how it is called."""
     parts = (
-        _front_matter(pipeline, licence),
+        _front_matter(run, pipeline, licence),
         f"# {run.job.name}\n\n{_origin(run, prepared)}",
-        f"## Use\n\n{_use(run, pipeline)}",
+        f"## Use\n\n{_use(run, pipeline, head)}",
         f"## Measured on {report.test_rows} test rows\n\n{_metrics(report)}",
         f"### Against conventional baselines\n\n{_baselines(report)}",
         *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
@@ -54,14 +61,19 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(pipeline: Pipeline, licence: str) -> str:
+def _front_matter(run: Run, pipeline: Pipeline, licence: str) -> str:
     matter = {
-        "library_name": "transformers",
+        "library_name": "peft" if _is_adapter(run) else "transformers",
         "license": licence,
         "pipeline_tag": pipeline.task,
         "tags": [pipeline.task],
     }
     return f"---\n{yaml.safe_dump(matter, sort_keys=True)}---"
+
+
+def _is_adapter(run: Run) -> bool:
+    lora = run.model.adaptation
+    return lora is not None and lora.output is LoraOutput.ADAPTER
 
 
 def _origin(run: Run, prepared: PrepareReport) -> str:
@@ -70,20 +82,41 @@ def _origin(run: Run, prepared: PrepareReport) -> str:
     if prepared.labels:
         labels = ", ".join(f"`{_cell(label)}`" for label in prepared.labels)
         what += f" with {len(prepared.labels)} outputs: {labels}"
+    how = (
+        "in full"
+        if run.model.adaptation is None
+        else f"with LoRA (rank {run.model.adaptation.rank})"
+    )
     return (
         f"{what}.\n\n"
-        f"Fine-tuned in full from `{_cell(run.model.uri)}` ({prepared.model.architecture}, "
+        f"Fine-tuned {how} from `{_cell(run.model.uri)}` ({prepared.model.architecture}, "
         f"{prepared.model.parameters:,} parameters)."
     )
 
 
-def _use(run: Run, pipeline: Pipeline) -> str:
+_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoConfig, AutoTokenizer, {auto}, pipeline
+
+adapter, base = "PATH/TO/THIS/FOLDER", "PATH/TO/THE/BASE/MODEL"
+config, tokenizer = AutoConfig.from_pretrained(adapter), AutoTokenizer.from_pretrained(adapter)
+model = {auto}.from_pretrained(base, config=config, dtype="float32")
+model = PeftModel.from_pretrained(model, adapter).get_base_model()
+model = pipeline("{task}", model=model, tokenizer=tokenizer{settings})
+"""
+
+
+def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
     settings = "".join(f", {name}={value!r}" for name, value in pipeline.settings.items())
     call = "".join(f", {name}={value!r}" for name, value in pipeline.call.items())
-    return (
-        "```python\n"
+    loading = (
         "from transformers import pipeline\n\n"
         f'model = pipeline("{pipeline.task}", model="PATH/TO/THIS/FOLDER"{settings})\n'
+    )
+    if _is_adapter(run):
+        loading = _ADAPTER.format(auto=head.auto.__name__, task=pipeline.task, settings=settings)
+    return (
+        f"```python\n{loading}"
         f'model(["a text"]{call})\n'
         "```\n\n"
         f"Texts are read up to {run.training.max_length} tokens. Weights are in fp32, as they were "
@@ -184,6 +217,9 @@ def _training(run: Run, report: EvaluationReport) -> str:
     settings = [
         (name, str(value)) for name, value in run.training.wire().items() if value is not None
     ]
+    lora = run.model.adaptation
+    if lora is not None:
+        settings += [(f"lora {name}", str(value)) for name, value in lora.wire().items() if value]
     rows = [
         *settings,
         ("step of this checkpoint", str(report.checkpoint_step)),

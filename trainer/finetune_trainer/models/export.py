@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from finetune_api.markers import Contract
 from finetune_trainer.errors import StorageError
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.lora import ADAPTER_FILES
 from finetune_trainer.models.proof import ExportError, Proof
 from finetune_trainer.training.manifest import FileDigest, digest_files, sync
 
@@ -35,14 +37,24 @@ class ExportManifest(Contract):
     files: tuple[FileDigest, ...]
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter that leaves the job instead of a whole model: its folder, and its base model's."""
+
+    trained: Path
+    base: Path
+    head: Head
+
+
 def export_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     card: str,
     proof: Proof,
     folder: Path,
+    adapter: Adapter | None = None,
 ) -> str:
-    """Write model, tokenizer, card and manifest to ``folder``; return the manifest's digest.
+    """Write model or adapter, tokenizer, card and manifest to ``folder``; return its digest.
 
     ``model.config`` and ``tokenizer`` are written as they are: labels, problem type and lengths
     have been set by whoever loaded them (``prepare_for_export``).
@@ -58,10 +70,13 @@ def export_model(
     try:
         _remove(staged)
         staged.mkdir(parents=True)
-        model.save_pretrained(staged)
+        if adapter is None:
+            model.save_pretrained(staged)
+        else:
+            _copy_adapter(model, adapter, staged)
         tokenizer.save_pretrained(staged)
         (staged / CARD).write_text(card, encoding="utf-8")
-        prove(staged, proof)
+        prove(staged, proof, adapter)
         manifest = _manifest(staged)
         (staged / MANIFEST).write_bytes(manifest)
         _put_in_place(staged, folder)
@@ -122,7 +137,14 @@ def prepare_for_export(
     tokenizer.model_max_length = max_length
 
 
-def prove(folder: Path, proof: Proof) -> None:
+def _copy_adapter(model: PreTrainedModel, adapter: Adapter, staged: Path) -> None:
+    for name in ADAPTER_FILES:
+        shutil.copyfile(adapter.trained / name, staged / name)
+    # Without it a reader would take the base model's labels.
+    model.config.save_pretrained(staged)
+
+
+def prove(folder: Path, proof: Proof, adapter: Adapter | None = None) -> None:
     """Score the proof's inputs with a plain pipeline in a fresh process and compare.
 
     Raises
@@ -137,6 +159,8 @@ def prove(folder: Path, proof: Proof) -> None:
         [sys.executable, "-I", str(_PLAIN_PIPELINE), str(folder)],
         input=json.dumps(
             {
+                "base": str(adapter.base) if adapter else None,
+                "auto": adapter.head.auto.__name__ if adapter else None,
                 "task": proof.pipeline.task,
                 "settings": proof.pipeline.settings,
                 "call": proof.pipeline.call,

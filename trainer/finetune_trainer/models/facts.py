@@ -9,20 +9,27 @@ import torch
 from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
 
+from finetune_api.lora import Lora
 from finetune_api.report import ModelFacts
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import usable_positions
 from finetune_trainer.models.fit import few, require_backbone
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.lora import trained_parameters
 
 _INNER_SIZES = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
 _INNER_TO_HIDDEN = 4
 
 
 def model_facts(
-    folder: Path, uri: str, config: PretrainedConfig, head: Head, outputs: int
+    folder: Path,
+    uri: str,
+    config: PretrainedConfig,
+    head: Head,
+    outputs: int,
+    lora: Lora | None = None,
 ) -> ModelFacts:
-    """Read shapes and names of the weights, and count what would be trained.
+    """Read shapes and names of the weights, and count what would be trained: with ``lora``, little.
 
     Raises
     ------
@@ -30,14 +37,17 @@ def model_facts(
         If weights can't be read, one of the backbone is missing or of another shape, or the head is
         of another number of outputs: only a head that is missing may be new.
     """
-    model = _on_meta(folder, uri, head, outputs)
+    model, new_weights = _on_meta(folder, uri, head, outputs)
     text = config.get_text_config()
-    parameters = list(model.parameters())
+    parameters = [one.numel() for one in model.parameters()]
+    trained = sum(parameters)
+    if lora is not None:
+        trained = trained_parameters(model, uri, lora, new_weights)
     return ModelFacts(
         architecture=type(model).__name__,
         model_type=config.model_type,
-        parameters=sum(one.numel() for one in parameters),
-        trainable_parameters=sum(one.numel() for one in parameters if one.requires_grad),
+        parameters=sum(parameters),
+        trainable_parameters=trained,
         layers=int(text.num_hidden_layers),
         hidden_size=int(text.hidden_size),
         intermediate_size=_inner_size(text),
@@ -48,7 +58,10 @@ def model_facts(
     )
 
 
-def _on_meta(folder: Path, uri: str, head: Head, outputs: int) -> PreTrainedModel:
+def _on_meta(
+    folder: Path, uri: str, head: Head, outputs: int
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model, and the names of the weights that its folder lacks."""
     try:
         model, loaded = head.auto.from_pretrained(
             folder,
@@ -74,7 +87,7 @@ def _on_meta(folder: Path, uri: str, head: Head, outputs: int) -> PreTrainedMode
             f"model.uri: {uri}: its head is not one for {outputs} outputs (of another shape: "
             f"{few(sorted(other_shapes))}); take a model without head"
         )
-    return model  # type: ignore[no-any-return]  # an Auto class gives whichever it finds
+    return model, tuple(loaded["missing_keys"])
 
 
 def _inner_size(config: PretrainedConfig) -> int:

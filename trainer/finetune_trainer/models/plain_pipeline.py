@@ -2,20 +2,37 @@
 
 It imports nothing of this project. Standard input is JSON: the pipeline's ``task``, its
 ``settings``, the ``inputs`` and how they are passed (``call``); the answers go out as JSON. The
-first argument is the model's folder.
+first argument is the model's folder. Where that holds an adapter, ``base`` is the folder of the
+model that it goes onto, and ``auto`` the class that loads that one.
 """
 
 import json
 import sys
 from typing import Any
 
-from transformers import pipeline
+import transformers
+from peft import PeftModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, pipeline
+
+
+def with_adapter(folder: str, base: str, auto: str) -> PreTrainedModel:
+    """Load the base model with the adapter's labels, and put the adapter onto it."""
+    config = AutoConfig.from_pretrained(folder)
+    model = getattr(transformers, auto).from_pretrained(base, config=config, dtype="float32")
+    adapted = PeftModel.from_pretrained(model, folder).get_base_model()
+    assert isinstance(adapted, PreTrainedModel)
+    return adapted
 
 
 def main() -> None:
     """Answer for the inputs of standard input."""
-    asked = json.load(sys.stdin)
-    answer = pipeline(asked["task"], model=sys.argv[1], **asked["settings"])
+    asked, folder = json.load(sys.stdin), sys.argv[1]
+    answer = pipeline(
+        asked["task"],
+        model=with_adapter(folder, asked["base"], asked["auto"]) if asked["base"] else folder,
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        **asked["settings"],
+    )
     json.dump(answer(asked["inputs"], **asked["call"]), sys.stdout, default=_plain)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from finetune_api.markers import Contract, Timestamp
+from finetune_api.markers import Contract, Text, Timestamp
 from finetune_api.report import CurvePoint, Failure, TrainResult
 
 
@@ -66,6 +66,13 @@ class Saved(Contract):
     milliseconds: int
 
 
+class Warned(Contract):
+    """The training shows a sign of going wrong, for the first time in this attempt."""
+
+    kind: Literal["warned"] = "warned"
+    message: Text
+
+
 class Finished(Contract):
     """Training reached its end."""
 
@@ -86,7 +93,7 @@ class Failed(Contract):
 
 
 Event = Annotated[
-    Staged | Planned | Stepped | Evaluated | Saved | Finished | Failed,
+    Staged | Planned | Stepped | Evaluated | Saved | Warned | Finished | Failed,
     Field(discriminator="kind"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

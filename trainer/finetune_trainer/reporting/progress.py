@@ -19,9 +19,11 @@ from finetune_trainer.reporting.events import (
     Saved,
     Staged,
     Stepped,
+    Warned,
 )
 
 _RECENT_STEPS = 50
+_MOST_WARNINGS = 8
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class ProgressLog:
                     self._evaluate(event)
                 case Saved():
                     self._save(event)
+                case Warned():
+                    self._set(warnings=(*self._progress.warnings, event.message)[:_MOST_WARNINGS])
                 case Finished():
                     self._result = event.result
                 case Failed():

@@ -4,6 +4,7 @@ Every rank runs it at the same step, and decides only upon what all of them know
 can be in another collective call than the others.
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -13,14 +14,24 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from finetune_api.health import EarlyStopping, Health, Sign, SignAction
 from finetune_api.report import TrainResult
 from finetune_api.times import format_time
 from finetune_trainer.errors import UsageError
 from finetune_trainer.reporting.curve import Curve
-from finetune_trainer.reporting.events import Evaluated, Event, Planned, Saved, Staged, Stepped
+from finetune_trainer.reporting.events import (
+    Evaluated,
+    Event,
+    Planned,
+    Saved,
+    Staged,
+    Stepped,
+    Warned,
+)
 from finetune_trainer.training.cadence import Cadence
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.health import MEANING, observe
 from finetune_trainer.training.manifest import Best, TrainingState
 from finetune_trainer.training.plan import StepPlan
 from finetune_trainer.training.resume import Resume
@@ -28,9 +39,15 @@ from finetune_trainer.training.rows import PreparedRows
 from finetune_trainer.training.stop import StopRequest
 from finetune_trainer.training.trainer import FineTuneTrainer
 
+_log = logging.getLogger(__name__)
+
 
 class DivergedError(UsageError):
     """The loss is no number any more; the same run would end there again."""
+
+
+class UnhealthyError(UsageError):
+    """The training shows a sign at which its manifest lets it fail."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,8 @@ class Parts:
     select_rows: PreparedRows
     store: CheckpointStore
     say: Callable[[Event], None]
+    health: Health
+    early_stopping: EarlyStopping | None
 
 
 class Boundary(TrainerCallback):
@@ -57,8 +76,16 @@ class Boundary(TrainerCallback):
         self._curve = Curve.of(self._state.curve, stride=self._state.curve_stride)
         self._learning_rate = 0.0
         self._step_began = time.monotonic()
+        self._warned: set[Sign] = set()
+        self._beginning: tuple[float, ...] | None = None
+        self._effective_steps = 0
         self.result: TrainResult | None = None
         self.stopped = False
+
+    @property
+    def first_step(self) -> int:
+        """The step that this attempt goes on from; 0 if it begins anew."""
+        return self._resume.state.step if self._resume else 0
 
     def on_train_begin(
         self,
@@ -82,6 +109,7 @@ class Boundary(TrainerCallback):
             )
         )
         self._parts.say(Staged(stage="training"))
+        self._beginning = self._trainer.fingerprint()
         if step > 0 and cadence.evaluates_at(step) and not self._state.evaluated:
             self._score_and_save(step, control, stopping=False)
         self._step_began = time.monotonic()
@@ -115,9 +143,12 @@ class Boundary(TrainerCallback):
         stop_wish = float(self._parts.stop.requested)
         loss, tokens, stops = self._parts.gang.sums(float(sums.loss), float(sums.tokens), stop_wish)
         if not math.isfinite(loss):
+            parts = self._parts.gang.gathered([float(sums.loss)])
+            first = [rank for rank, (part,) in enumerate(parts) if not math.isfinite(part)]
             raise DivergedError(
-                f"training diverged: the loss is {loss} at step {step}; lower "
-                "training.learningRate, or raise training.warmupRatio"
+                f"training diverged: the loss is {loss} at step {step} (rank {first[0]} of "
+                f"{len(parts)} computed it first); lower training.learningRate, or raise "
+                "training.warmupRatio"
             )
         self._curve.add_loss(step, loss)
         self._state = self._state.model_copy(
@@ -136,7 +167,42 @@ class Boundary(TrainerCallback):
                 remaining_evaluations=self._parts.cadence.remaining_evaluations(step),
             )
         )
+        self._watch(step, loss)
         return stops > 0
+
+    def _watch(self, step: int, loss: float) -> None:
+        """Look for signs in what every rank knows alike, so that all act alike."""
+        norm = self._trainer.gradient_norm
+        if self._learning_rate > 0 and (norm is None or math.isfinite(norm)):
+            self._effective_steps += 1
+        health, signs = observe(
+            self._state.health,
+            loss=loss,
+            norm=norm,
+            window_steps=self._parts.health.window_steps,
+        )
+        self._state = self._state.model_copy(update={"health": health})
+        for sign in signs:
+            self._act(sign, step)
+
+    def _look_for_change(self, step: int) -> None:
+        """Once in an attempt, at its first evaluation after a step that should have moved."""
+        if self._beginning is None or not self._effective_steps:
+            return
+        moved = self._trainer.fingerprint() != self._beginning
+        self._beginning = None
+        if not self._parts.gang.any(moved):
+            self._act(Sign.UNCHANGED_PARAMETERS, step)
+
+    def _act(self, sign: Sign, step: int) -> None:
+        action = self._parts.health.action(sign)
+        message = f"{sign} at step {step}: {MEANING[sign]}"
+        if action is SignAction.FAIL:
+            raise UnhealthyError(message)
+        if action is SignAction.WARN and sign not in self._warned:
+            self._warned.add(sign)
+            _log.warning("%s", message)
+            self._parts.say(Warned(message=message))
 
     def _score_and_save(self, step: int, control: TrainerControl, *, stopping: bool) -> None:
         cadence = self._parts.cadence
@@ -144,13 +210,21 @@ class Boundary(TrainerCallback):
         if cadence.evaluates_at(step) and not stopping:
             score = self._score(step)
             stopping = score is None
+            self._look_for_change(step)
             improved = score is not None and self._take_score(step, score)
-        finished = step == cadence.total_steps and self._state.evaluated
+        early = self._out_of_patience and step < cadence.total_steps
+        finished = self._state.evaluated and (early or step == cadence.total_steps)
         if improved or stopping or finished or cadence.saves_at(step):
-            self._save(step, finished=finished)
-        if stopping:
+            self._save(step, finished=finished, early=early)
+        if stopping and not finished:
             self.stopped = True
+        if stopping or early:
             control.should_training_stop = True
+
+    @property
+    def _out_of_patience(self) -> bool:
+        rule = self._parts.early_stopping
+        return rule is not None and self._state.evaluations_without_better >= rule.patience
 
     def _score(self, step: int) -> float | None:
         self._parts.say(Staged(stage="evaluating"))
@@ -172,6 +246,9 @@ class Boundary(TrainerCallback):
         self._curve.add_score(step, score)
         best = self._state.best
         improved = best is None or score < best.select_loss
+        rule = self._parts.early_stopping or EarlyStopping()
+        better = best is None or score < best.select_loss - rule.min_delta
+        waited = 0 if better else self._state.evaluations_without_better + 1
         if improved:
             best = Best(
                 attempt=self._parts.store.attempt,
@@ -179,22 +256,24 @@ class Boundary(TrainerCallback):
                 select_loss=score,
                 path=self._parts.store.path_of(step),
             )
-        self._state = self._state.model_copy(update={"evaluated": True, "best": best})
+        self._state = self._state.model_copy(
+            update={"evaluated": True, "best": best, "evaluations_without_better": waited}
+        )
         return improved
 
-    def _save(self, step: int, *, finished: bool) -> None:
+    def _save(self, step: int, *, finished: bool, early: bool) -> None:
         self._parts.say(Staged(stage="saving"))
         began = time.monotonic()
         self._state = self._state.model_copy(
             update={"curve": self._curve.points(), "curve_stride": self._curve.stride}
         )
-        result = self._result() if finished else None
+        result = self._result(early=early) if finished else None
         self._parts.store.save(self._trainer.write_checkpoint, self._state, result)
         self.result = result
         self._parts.say(Saved(at=_now(), step=step, milliseconds=_milliseconds_since(began)))
         self._parts.say(Staged(stage="training"))
 
-    def _result(self) -> TrainResult | None:
+    def _result(self, *, early: bool) -> TrainResult | None:
         best = self._state.best
         if best is None:
             return None
@@ -203,6 +282,7 @@ class Boundary(TrainerCallback):
             best_step=best.step,
             best_select_loss=best.select_loss,
             final_loss=self._state.loss,
+            stopped_early=early,
             checkpoint=best.path,
         )
 

@@ -2,13 +2,18 @@
 
 from typing import Any
 
+import torch
+
+from finetune_api.job import Offload, Precision
 from finetune_api.run import RunTraining
 
 # DeepSpeed's own figure would take 2 GB of each rank's memory, however small the model.
 _BUCKET_ELEMENTS = 50_000_000
 
 
-def deepspeed_config(training: RunTraining, *, bf16: bool) -> dict[str, Any]:
+def deepspeed_config(
+    training: RunTraining, *, precision: Precision, device: torch.device
+) -> dict[str, Any]:
     """The configuration as DeepSpeed reads it (values are of its many types, hence ``Any``).
 
     It has no optimizer and no scheduler: the Trainer owns both, and no compiler is needed to
@@ -23,6 +28,11 @@ def deepspeed_config(training: RunTraining, *, bf16: bool) -> dict[str, Any]:
     if training.zero_stage == 3:
         # Without it a checkpoint would hold shards only, and no model.
         zero["stage3_gather_16bit_weights_on_model_save"] = True
+    host = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    if training.offload is not Offload.NONE:
+        zero["offload_optimizer"] = host
+    if training.offload is Offload.PARAMETERS:
+        zero["offload_param"] = host
     return {
         "train_batch_size": training.global_batch_size,
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
@@ -31,7 +41,8 @@ def deepspeed_config(training: RunTraining, *, bf16: bool) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": bf16},
+        "bf16": {"enabled": precision is Precision.BF16},
+        "fp16": {"enabled": precision is Precision.FP16},
         "steps_per_print": 2**31 - 1,
         "wall_clock_breakdown": False,
     }

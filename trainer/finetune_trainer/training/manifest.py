@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from finetune_api.markers import Contract, Digest, ShortText
 from finetune_api.report import CurvePoint, TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST
+from finetune_trainer.training.health import HealthState
 
 
 class Best(Contract):
@@ -38,12 +39,14 @@ class TrainingState(Contract):
         bool, Field(description="Whether the select rows were scored after this step.")
     ] = False
     best: Best | None = None
+    evaluations_without_better: Annotated[int, Field(ge=0)] = 0
+    health: HealthState = HealthState()
     curve: Annotated[tuple[CurvePoint, ...], Field(max_length=60)] = ()
     curve_stride: Annotated[int, Field(ge=1)] = 1
 
 
 class Identity(Contract):
-    """What must be the same for a checkpoint to be taken up again."""
+    """Whose a checkpoint is (by both digests), and how many ranks wrote it."""
 
     spec_digest: Digest
     split_digest: Digest

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.run import CHECKPOINT_MANIFEST
-from finetune_trainer.errors import UsageError
 from finetune_trainer.training.manifest import (
     Best,
     Checkpoint,
@@ -29,25 +28,22 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Resume:
-    """Where an attempt goes on: the folder to load, who wrote it, and what training knew."""
+    """Where an attempt goes on: the folder to load, who wrote it, and what training knew.
+
+    ``ranks`` is the number of ranks that wrote it; this attempt may have another.
+    """
 
     folder: Path
     attempt: int
+    ranks: int
     state: TrainingState
 
 
 def choose(root: Path, identity: Identity) -> Resume | None:
-    """The newest checkpoint that is whole and of this very job; None to begin anew.
-
-    Raises
-    ------
-    UsageError
-        If the newest one of this job was written by a gang of another size.
-    """
+    """The newest checkpoint that is whole and of this very job; None to begin anew."""
     for checkpoint in complete_checkpoints(root):
         refused = _foreign(checkpoint, identity)
         if refused is None:
-            _require_same_gang(checkpoint, identity)
             refused = damage(checkpoint)
         if refused is not None:
             _log.warning("%s is not resumed: %s", checkpoint.folder, refused)
@@ -55,6 +51,7 @@ def choose(root: Path, identity: Identity) -> Resume | None:
         return Resume(
             folder=checkpoint.folder,
             attempt=checkpoint.manifest.attempt,
+            ranks=checkpoint.manifest.identity.world_size,
             state=_with_intact_best(root, checkpoint),
         )
     return None
@@ -111,15 +108,6 @@ def _foreign(checkpoint: Checkpoint, identity: Identity) -> str | None:
             f"prepared one is {identity.split_digest[:19]}…)"
         )
     return None
-
-
-def _require_same_gang(checkpoint: Checkpoint, identity: Identity) -> None:
-    written, now = checkpoint.manifest.identity.world_size, identity.world_size
-    if written != now:
-        raise UsageError(
-            f"checkpoint {checkpoint.folder} was written by {written} ranks and can't be taken up "
-            f"by {now}: set compute.workers × compute.gpusPerWorker back to {written}"
-        )
 
 
 def _with_intact_best(root: Path, checkpoint: Checkpoint) -> TrainingState:

@@ -6,8 +6,10 @@
 import logging
 from collections.abc import Callable
 
+import numpy as np
+from peft import PeftModel
 from pydantic import ValidationError
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.report import ExitCode, PrepareReport
@@ -16,6 +18,7 @@ from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError
 from finetune_trainer.models.load import load_model
+from finetune_trainer.models.lora import adapt
 from finetune_trainer.reporting.events import Event, Finished, Staged
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.boundary import Boundary, Parts
@@ -59,8 +62,8 @@ def train(
         trainer, boundary = _assemble(environment, run, gang, report, store, resume, stop, say)
         if gang.any(stop.requested):
             return ExitCode.STOPPED
-        # Dropout differs by rank. A resumed attempt takes up each rank's own numbers instead.
-        set_seed(run.training.seed + 1 + place.rank)
+        # A resumed attempt takes up each rank's own numbers instead, if there are as many ranks.
+        set_seed(rank_seed(run.training.seed, boundary.first_step, place.rank))
         trainer.train(resume_from_checkpoint=str(resume.folder) if resume else None)
         if boundary.stopped:
             return ExitCode.STOPPED
@@ -68,6 +71,14 @@ def train(
             say(Finished(result=boundary.result))
         say(Staged(stage="done"))
     return ExitCode.DONE
+
+
+def rank_seed(seed: int, step: int, rank: int) -> int:
+    """What a rank's random numbers (dropout) begin with at a step: no two ranks, no two beginnings.
+
+    At step 0, and where a gang of another size takes up a checkpoint.
+    """
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _quiet_libraries() -> None:
@@ -147,6 +158,10 @@ def _assemble(
         dropout=training.dropout,
         seed=training.seed,
     )
+    model: PreTrainedModel | PeftModel = loaded.model
+    if (lora := run.model.adaptation) is not None:
+        new_weights, seed = loaded.new_weights, training.seed
+        model = adapt(loaded.model, run.model.uri, lora, new_weights, seed)
     padding = Padding(
         loaded.tokenizer.pad_token_id,
         multiple_of=1 if gang.device.type == "cpu" else _GPU_PADDING_MULTIPLE,
@@ -161,13 +176,14 @@ def _assemble(
     plan = _plan(run, rows=len(train_rows), world_size=place.world_size)
     first_step = resume.state.step if resume else 0
     trainer = FineTuneTrainer(
-        model=loaded.model,
+        model=model,
         arguments=arguments,
         stream=StepStream(
             train_rows, plan, rank=place.rank, first_step=first_step, total_steps=steps
         ),
         row_loss=form.loss(loaded.model, report),
         gang=gang,
+        resized=resume is not None and resume.ranks != place.world_size,
     )
     parts = Parts(
         gang=gang,
@@ -182,6 +198,8 @@ def _assemble(
         select_rows=PreparedRows.load(prepared / "select", collation),
         store=store,
         say=say,
+        health=training.health,
+        early_stopping=training.early_stopping,
     )
     boundary = Boundary(trainer, parts, resume)
     trainer.add_callback(boundary)

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
 from finetune_api.job import Precision, Scheduler
 from finetune_api.run import RunTraining
+from finetune_trainer.errors import UsageError
+from finetune_trainer.models.lora import save_adapter
 from finetune_trainer.tasks.form import RowLoss
 from finetune_trainer.training.deepspeed_config import deepspeed_config
 from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.reshard import take_up
 from finetune_trainer.training.rows import (
     Batch,
     PreparedRows,
@@ -60,25 +64,49 @@ class FineTuneTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: PreTrainedModel,
+        model: PreTrainedModel | PeftModel,
         arguments: TrainingArguments,
         stream: StepStream,
         row_loss: RowLoss,
         gang: Gang,
+        resized: bool = False,
     ) -> None:
+        """``resized``: what it resumes was written by another number of ranks."""
         # The model's own loss is a mean per micro-batch, whatever else its forward accepts.
-        model.accepts_loss_kwargs = False  # type: ignore[assignment]
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        base.accepts_loss_kwargs = False  # type: ignore[assignment]
         super().__init__(model=model, args=arguments)
         self.remove_callback(PrinterCallback)
         self.loss_is_scaled_for_ga = True
         self._stream = stream
         self._row_loss = row_loss
         self._gang = gang
+        self._resized = resized
         self._sums = StepSums.none(gang.device)
 
     def get_train_dataloader(self) -> Any:  # it wants a DataLoader, and uses it as an iterable
         """The rank's own stream: it is sharded already, and starts where the attempt does."""
         return self._stream
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: str | None
+    ) -> Any:  # the base class's model and data loader
+        """Make the engine and load the checkpoint, cut anew for this number of ranks if need be."""
+        # The base class has no types.
+        prepare: Any = super()._prepare_for_training
+        if not self._resized or resume_from_checkpoint is None:
+            return prepare(max_steps, train_dataloader, resume_from_checkpoint)
+        prepared = prepare(max_steps, train_dataloader, None)
+        folder = Path(resume_from_checkpoint)
+        whole = not isinstance(self.model, PeftModel)
+        take_up(self.model_wrapped, folder, rank=self._gang.place.rank, strict=whole)
+        self._load_optimizer_and_scheduler(resume_from_checkpoint)
+        return prepared
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Take up this rank's random numbers; those of a resized gang were seeded anew."""
+        if not self._resized:
+            super()._load_rng_state(checkpoint)
 
     def compute_loss(
         self,
@@ -115,6 +143,26 @@ class FineTuneTrainer(Trainer):
         """The rate that the schedule says for the step at hand."""
         assert self.lr_scheduler is not None
         return float(self.lr_scheduler.get_last_lr()[0])
+
+    @property
+    def gradient_norm(self) -> float | None:
+        """The norm of the last step's gradients before clipping, the same on every rank.
+
+        Infinite where the step was left out, None where DeepSpeed keeps none (ZeRO 0 in fp32).
+        """
+        engine: Any = self.model_wrapped
+        norm = engine.get_global_grad_norm()
+        return None if norm is None else float(norm)
+
+    def fingerprint(self) -> tuple[float, ...]:
+        """What this rank holds of each trained weight, in two sums: equal as long as none moves."""
+        assert self.model is not None
+        held = (
+            getattr(weight, "ds_tensor", weight).detach().double()
+            for weight in self.model.parameters()
+            if weight.requires_grad
+        )
+        return tuple(float(part) for one in held for part in (one.sum(), one.abs().sum()))
 
     def take_sums(self) -> StepSums:
         """What was computed since this was last asked."""
@@ -166,8 +214,12 @@ class FineTuneTrainer(Trainer):
     def _save(
         self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None
     ) -> None:
-        """The model alone: the base class adds its arguments, pickled."""
-        if self._gang.place.is_first and output_dir is not None:
+        """The model alone, or its adapter: the base class adds its arguments, pickled."""
+        if not self._gang.place.is_first or output_dir is None:
+            return
+        if isinstance(self.model, PeftModel):
+            save_adapter(self.model, Path(output_dir), state_dict)
+        else:
             assert isinstance(self.model, PreTrainedModel)
             self.model.save_pretrained(output_dir, state_dict=state_dict)
 
@@ -178,12 +230,17 @@ def training_arguments(
     """The Trainer's settings. Made before the model is loaded, for ZeRO 3 scatters it on the way.
 
     Its own logging, evaluation and saving are off: ``boundary`` does them.
+
+    Raises
+    ------
+    UsageError
+        As ``precision_of`` does.
     """
     warmup_steps = -int(-total_steps * training.warmup_ratio // 1)
     scheduler = training.scheduler.value
     if training.scheduler is Scheduler.CONSTANT:
         scheduler = "constant_with_warmup"
-    bf16 = wants_bf16(training, device)
+    precision = precision_of(training, device)
     return TrainingArguments(
         output_dir=str(output),
         max_steps=total_steps,
@@ -195,9 +252,13 @@ def training_arguments(
         weight_decay=training.weight_decay,
         max_grad_norm=training.max_grad_norm,
         seed=training.seed,
-        bf16=bf16,
+        bf16=precision is Precision.BF16,
+        fp16=precision is Precision.FP16,
+        activation_checkpointing=training.activation_checkpointing,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        torch_compile=training.compile,
         use_cpu=device.type == "cpu",
-        deepspeed=deepspeed_config(training, bf16=bf16),
+        deepspeed=deepspeed_config(training, precision=precision, device=device),
         ignore_data_skip=True,
         logging_nan_inf_filter=False,
         logging_strategy="no",
@@ -209,8 +270,20 @@ def training_arguments(
     )
 
 
-def wants_bf16(training: RunTraining, device: torch.device) -> bool:
-    """Whether forward and backward run in bf16; ``auto`` takes it on a GPU that has it."""
+def precision_of(training: RunTraining, device: torch.device) -> Precision:
+    """The arithmetic of forward and backward pass; ``auto`` takes bf16 on a GPU that has it.
+
+    Raises
+    ------
+    UsageError
+        If the device can't compute in it.
+    """
+    on_gpu = device.type == "cuda"
     if training.precision is Precision.AUTO:
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return training.precision is Precision.BF16
+        return Precision.BF16 if on_gpu and torch.cuda.is_bf16_supported() else Precision.FP32
+    if training.precision is Precision.FP16 and not on_gpu:
+        raise UsageError(
+            "training.precision: fp16 needs a GPU, and these ranks run on CPUs; set it to bf16 or "
+            "fp32"
+        )
+    return training.precision

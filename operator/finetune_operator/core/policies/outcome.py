@@ -6,7 +6,7 @@ from finetune_api.status import AttemptStatus
 from finetune_operator.core.classify import COMPLETED
 from finetune_operator.core.conditions import find, is_true
 from finetune_operator.core.failures import RESPONSES, Response, failures_in_a_row
-from finetune_operator.core.resolve import smaller_micro_batch
+from finetune_operator.core.resolve import smaller_footprint
 from finetune_operator.core.situation import Finding, Situation, Verdict
 
 _REPORTS_MISSED = 5
@@ -54,12 +54,12 @@ def _lasting_failure(situation: Situation, attempt: AttemptStatus) -> Finding | 
             "pods' progress port (see NetworkPolicies), or the workspace their report.",
         )
     resolved = situation.status.resolved
-    if response is Response.ADAPT and resolved and smaller_micro_batch(resolved) is None:
+    if response is Response.ADAPT and resolved and smaller_footprint(resolved) is None:
         return Finding(
             verdict=Verdict.FAIL,
             reason=failure,
-            message=f"Out of device memory with a micro-batch of {resolved.micro_batch_size}: "
-            "shorten training.maxLength, raise deepspeed.zeroStage, or use more workers. "
-            f"{message}",
+            message=f"Out of device memory with a micro-batch of {resolved.micro_batch_size} and "
+            "activation checkpointing: shorten training.maxLength, raise deepspeed.zeroStage, set "
+            f"deepspeed.offload, or use more workers. {message}",
         )
     return None

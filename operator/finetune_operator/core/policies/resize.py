@@ -1,24 +1,20 @@
-"""A job's checkpoints are of one number of workers, and are resumed on no other yet."""
+"""A job that is admitted may get more workers, if what they are to share can be shared."""
 
-from finetune_api.phases import Reason
+from finetune_api.phases import ConditionType, Reason
+from finetune_operator.core.conditions import is_true
 from finetune_operator.core.situation import Finding, Situation, Verdict
 
 
 def resize(situation: Situation) -> Finding | None:
-    """Suspend while ``spec.compute.workers`` is another number than the job was admitted with.
+    """Suspend while a changed ``spec.compute.workers`` doesn't go with the job's claims.
 
-    An engine that maps the gang to its machine decides the number itself, and is not asked.
+    An engine looks for what is wrong with an admitted job only when its gang is to grow.
     """
-    resolved = situation.status.resolved
-    observed = situation.observed
-    if resolved is None or observed.engine.max_ranks is not None:
-        return None
-    wanted = observed.job.spec.compute.workers
-    if wanted == resolved.workers:
+    problems = situation.observed.problems
+    if not problems or not is_true(situation.status.conditions, ConditionType.ADMITTED):
         return None
     return Finding(
         verdict=Verdict.SUSPEND,
         reason=Reason.INVALID_SPEC,
-        message=f"spec.compute.workers is {wanted}, but the job's work is of {resolved.workers} "
-        f"workers, and can't be resumed on another number yet: set it back to {resolved.workers}",
+        message="; ".join(str(problem) for problem in problems),
     )
