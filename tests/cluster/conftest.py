@@ -11,7 +11,7 @@ import pytest
 
 from harness.helm import NAMESPACE, RELEASE, Values, helm
 from harness.processes import REPOSITORY
-from harness.realcluster import EXAMPLE, IMAGES, Bench, install, kubectl, load_sources
+from harness.realcluster import EXAMPLE, IMAGES, Bench, install, kubectl, left_behind, load_sources
 from harness.runtimejournal import RuntimeJournal, running_journal
 from harness.tinymodel import write_sentences, write_tiny_model
 from tools.cluster import images, lifecycle
@@ -25,10 +25,15 @@ VALUES: Values = {
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    """Start the cluster, or use one that runs and that nothing of ours is on, and leave it so."""
+def machine() -> None:
+    """Skip where no cluster can be started."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("a cluster of its own needs root on a Debian machine")
+
+
+@pytest.fixture(scope="session")
+def cluster(machine: None) -> Iterator[None]:
+    """Start the cluster, or use one that runs and that nothing of ours is on, and leave it so."""
     images.build()
     found = lifecycle.is_up()
     if found:
@@ -38,6 +43,8 @@ def cluster() -> Iterator[None]:
         assert KUBECONFIG.stat().st_mtime > images.built_at(), (
             "the running cluster has older images: `make cluster-down` first"
         )
+    # Twice in a row, both ways: the second time there is nothing to do.
+    lifecycle.up()
     lifecycle.up()
     try:
         yield
@@ -47,6 +54,8 @@ def cluster() -> Iterator[None]:
             kubectl("delete", "--ignore-not-found", "-f", str(REPOSITORY / "crds"))
         else:
             lifecycle.down()
+            lifecycle.down()
+            assert left_behind() == []
 
 
 @pytest.fixture(scope="session")

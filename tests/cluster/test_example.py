@@ -13,6 +13,7 @@ import yaml
 
 from finetune_api.phases import Phase
 from finetune_api.report import Step
+from finetune_api.tasks import Metric
 from harness.helm import Values
 from harness.processes import REPOSITORY
 from harness.realcluster import EXAMPLE, Bench, kubectl, load_sources
@@ -77,4 +78,4 @@ def test_the_example_goes_from_kubectl_apply_to_a_page_that_says_what_it_cost(
     assert "every price on this page is one of a fake GPU" in text
     assert "Confusion matrix" in text
     assert "tuned TF-IDF" in text
-    assert f"{status.evaluation.metrics.accuracy.value:.3f}" in text
+    assert f"{status.evaluation.metrics[Metric.ACCURACY].value:.3f}" in text

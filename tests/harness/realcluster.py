@@ -30,7 +30,7 @@ from harness.runtimejournal import RuntimeJournal
 from tools.cluster.images import OPERATOR as OPERATOR_IMAGE
 from tools.cluster.images import TRAINER as TRAINER_IMAGE
 from tools.cluster.images import VERSION
-from tools.cluster.place import KUBECONFIG, VOLUMES
+from tools.cluster.place import CONTROL_GROUP, HOME, KUBECONFIG, VOLUMES
 
 # Guards against a hang alone: stories take a minute or two.
 GIVE_UP_SECONDS = 900
@@ -233,6 +233,19 @@ class Bench:
     def process_of(self, pod: Object) -> int:
         """Process id, on this machine, of a pod's first process."""
         return self.journals[pod["spec"]["nodeName"]].process_of(container_of(pod))
+
+
+def left_behind() -> list[str]:
+    """Return what is on this machine of a cluster that was taken down, its logs aside."""
+    networks = subprocess.run(
+        ["ip", "netns", "list"], capture_output=True, text=True, check=True
+    ).stdout
+    groups = Path("/sys/fs/cgroup")
+    return [
+        *(line for line in networks.splitlines() if line.startswith("finetune-")),
+        *map(str, [*groups.glob(CONTROL_GROUP), *groups.glob(f"*/{CONTROL_GROUP}")]),
+        *(line for line in Path("/proc/mounts").read_text().splitlines() if str(HOME) in line),
+    ]
 
 
 def container_of(pod: Object) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.report import ExitCode
+from finetune_api.tasks import Metric
 from harness.installation import Installation, a_job
 from harness.stories import a_card
 
@@ -54,7 +55,7 @@ def test_the_page_of_a_job_on_a_cluster_has_its_verdict_its_prices_and_its_attem
         "Confusion matrix",
         "entry “any” of rate card",
         "Every attempt, and what its usage record says of it.",
-        f"{status.evaluation.metrics.accuracy.value:.3f}",
+        f"{status.evaluation.metrics[Metric.ACCURACY].value:.3f}",
     ):
         assert said in text, said
 
