@@ -139,7 +139,7 @@ def test_pods_that_are_killed_deleted_evicted_and_suspended_cost_no_work_that_wa
         Step.PREPARE,
         *[Step.TRAIN] * 5,
         Step.EVALUATE,
-    ]
+    ], status.attempts
     killed, removed, evicted, halted, last = status.attempts[1:6]
     assert killed.charged
     assert not any(row.charged for row in (removed, evicted, halted, last))
@@ -219,7 +219,7 @@ def test_a_drained_node_and_a_lost_one_move_the_gang_and_what_they_held_is_paid_
         Step.PREPARE,
         *[Step.TRAIN] * 3,
         Step.EVALUATE,
-    ]
+    ], status.attempts
     assert not any(row.charged for row in status.attempts)
     assert moved.reason == FailureClass.PREEMPTED
     assert lost.reason == FailureClass.NODE_FAULT
