@@ -23,6 +23,7 @@ def a_run(
     evaluation: dict[str, Any] | None = None,
     gang: dict[str, Any] | None = None,
     best_checkpoint: str | None = None,
+    task: Task = Task.TEXT_CLASSIFICATION,
 ) -> Run:
     """Resolve a small run; `training` and `gang` replace defaults by field name."""
     settings: dict[str, Any] = {
@@ -49,7 +50,7 @@ def a_run(
     return Run(
         job=JobReference(namespace="default", name="a-job", uid="uid-1"),
         step=step,
-        task=Task.TEXT_CLASSIFICATION,
+        task=task,
         model=ModelSource(uri=model),
         dataset=Dataset.model_validate(dataset),
         training=RunTraining.model_validate(settings | (training or {})),
