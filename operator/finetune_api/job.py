@@ -127,7 +127,10 @@ class Columns(Contract):
     """Which columns of the data carry what."""
 
     text: Annotated[ShortText, Field(description="The column with the input text.")] = "text"
-    label: Annotated[ShortText, Field(description="The column with the class.")] = "label"
+    label: Annotated[
+        ShortText,
+        Field(description="The column with the class, or with the number that is to be told."),
+    ] = "label"
     id: Annotated[
         ShortText | None,
         Field(description="A column that names the row in reports; by default its row number."),
@@ -530,6 +533,12 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         f"evaluation.gate: {task.value} is compared with {', '.join(baselines)}; name one of them "
         "in against",
     )
+    if facts.classes is None:
+        yield Cel(
+            f"self.task != '{task.value}' || (self.dataset.labels.size() == 0 && "
+            "self.dataset.cleaning.dropLabels.size() == 0)",
+            f"dataset: {task.value} has no classes; leave labels and cleaning.dropLabels out",
+        )
 
 
 @rules(

@@ -241,6 +241,18 @@ class ClassCount(Contract):
     """Rows that only evaluation sees."""
 
 
+class TargetStatistics(Contract):
+    """The numbers that the training rows have for a target."""
+
+    mean: float
+    """Their mean."""
+    deviation: Annotated[float, Field(gt=0, description="Their standard deviation.")]
+    min: float
+    """The least."""
+    max: float
+    """The greatest."""
+
+
 class TokenStatistics(Contract):
     """Lengths of the tokenized training rows, before they are cut."""
 
@@ -286,6 +298,9 @@ class DataReport(Contract):
     """What each cleaning step did."""
     classes: Annotated[tuple[ClassCount, ...], Field(max_length=200)] = ()
     """Rows of each class in each role."""
+    target: Annotated[
+        TargetStatistics | None, Field(description="Set where the target is a number.")
+    ] = None
     tokens: TokenStatistics | None = None
     data_digest: Annotated[Digest, Field(description="Of the source bytes.")]
     split_digest: Annotated[Digest, Field(description="Of row ids and roles.")]

@@ -13,6 +13,7 @@ class Task(StrEnum):
     """What the model learns to do."""
 
     TEXT_CLASSIFICATION = "text-classification"
+    TEXT_REGRESSION = "text-regression"
 
 
 class Metric(StrEnum):
@@ -25,6 +26,10 @@ class Metric(StrEnum):
     LOSS = "loss"
     CALIBRATION_ERROR = "expectedCalibrationError"
     BRIER = "brier"
+    RMSE = "rmse"
+    MAE = "mae"
+    R_SQUARED = "rSquared"
+    SPEARMAN = "spearman"
     ERROR_REDUCTION = "errorReduction"
 
 
@@ -32,6 +37,7 @@ class Baseline(StrEnum):
     """A conventional method that a model is compared with; ``BASELINES`` says which."""
 
     MAJORITY = "majority"
+    MEAN = "mean"
     TFIDF = "tfidf"
 
 
@@ -75,15 +81,38 @@ METRICS: Mapping[Metric, MetricFacts] = {
         meaning="Mean squared error of the probabilities, 0 to 2.",
         lower_is_better=True,
     ),
+    Metric.RMSE: MetricFacts(
+        name="root mean squared error (RMSE)",
+        meaning="In the target's unit.",
+        lower_is_better=True,
+    ),
+    Metric.MAE: MetricFacts(
+        name="mean absolute error (MAE)",
+        meaning="In the target's unit.",
+        lower_is_better=True,
+    ),
+    Metric.R_SQUARED: MetricFacts(
+        name="R²",
+        meaning="Share of the test rows' variance that the model explains; below 0 it is worse "
+        "than their mean.",
+        floor=-1.0,
+    ),
+    Metric.SPEARMAN: MetricFacts(
+        name="rank correlation (Spearman)",
+        meaning="Correlation of the ranks of truth and prediction, 0 for guessing.",
+        floor=-1.0,
+    ),
     Metric.ERROR_REDUCTION: MetricFacts(
         name="error reduction",
-        meaning="Share of a baseline's errors that the model doesn't make.",
+        meaning="Share of a baseline's errors that the model doesn't make; of its squared error "
+        "where the target is a number.",
         floor=-1.0,
     ),
 }
 
 BASELINES: Mapping[Baseline, str] = {
     Baseline.MAJORITY: "the majority class",
+    Baseline.MEAN: "the mean of the training rows",
     Baseline.TFIDF: "tuned TF-IDF",
 }
 
@@ -98,6 +127,7 @@ class ErrorWords:
 
 
 ERRORS = ErrorWords("errors", "fewer", "many")
+SQUARED_ERROR = ErrorWords("squared error", "less", "much")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +175,15 @@ TASKS: Mapping[Task, TaskFacts] = {
         baselines=(Baseline.MAJORITY, Baseline.TFIDF),
         error=ERRORS,
         classes="class",
+        learning_rate=3e-5,
+    ),
+    Task.TEXT_REGRESSION: TaskFacts(
+        model="text regressor",
+        metrics=(Metric.RMSE, Metric.MAE, Metric.R_SQUARED, Metric.SPEARMAN),
+        compared=(Metric.RMSE, Metric.SPEARMAN),
+        baselines=(Baseline.MEAN, Baseline.TFIDF),
+        error=SQUARED_ERROR,
+        classes=None,
         learning_rate=3e-5,
     ),
 }

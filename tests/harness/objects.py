@@ -130,6 +130,21 @@ def _gate(**fields: Any) -> list[Object]:
     return [{"name": "good", "metric": "accuracy", "min": 0.5, **fields}]
 
 
+def _gate_at_most(**fields: Any) -> list[Object]:
+    return [{"name": "good", "max": 0.5, **fields}]
+
+
+def _regression(*, gate: list[Object]) -> Object:
+    return changed(
+        JOB,
+        {
+            "spec.task": "text-regression",
+            "spec.dataset": {"train": "pvc://data/scores.csv"},
+            "spec.evaluation.gate": gate,
+        },
+    )
+
+
 def _tolerating(**fields: Any) -> Object:
     return changed(JOB, {"spec.compute.tolerations": [fields]})
 
@@ -233,6 +248,45 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "evaluation.gate: min below 0 makes sense",
         accepted=changed(JOB, {"spec.evaluation.gate": _gate(metric="mcc", min=-0.5)}),
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(min=-0.5)}),
+    ),
+    RuleExample(
+        "evaluation.gate: loss, expectedCalibrationError",
+        accepted=changed(JOB, {"spec.evaluation.gate": _gate_at_most(metric="loss")}),
+        rejected=changed(JOB, {"spec.evaluation.gate": _gate(metric="loss")}),
+    ),
+    RuleExample(
+        "evaluation.gate: bound Lower goes with min",
+        accepted=changed(JOB, {"spec.evaluation.gate": _gate(bound="Lower")}),
+        rejected=changed(JOB, {"spec.evaluation.gate": _gate(bound="Upper")}),
+    ),
+    RuleExample(
+        "evaluation.gate: text-classification is measured by",
+        accepted=changed(JOB, {"spec.evaluation.gate": _gate(metric="macroF1")}),
+        rejected=changed(JOB, {"spec.evaluation.gate": _gate(metric="spearman")}),
+    ),
+    RuleExample(
+        "evaluation.gate: text-classification is compared with",
+        accepted=changed(
+            JOB, {"spec.evaluation.gate": _gate(metric="errorReduction", against="tfidf")}
+        ),
+        rejected=changed(
+            JOB, {"spec.evaluation.gate": _gate(metric="errorReduction", against="mean")}
+        ),
+    ),
+    RuleExample(
+        "evaluation.gate: text-regression is measured by",
+        accepted=_regression(gate=_gate(metric="spearman")),
+        rejected=_regression(gate=_gate()),
+    ),
+    RuleExample(
+        "evaluation.gate: text-regression is compared with",
+        accepted=_regression(gate=_gate(metric="errorReduction", against="mean")),
+        rejected=_regression(gate=_gate(metric="errorReduction", against="majority")),
+    ),
+    RuleExample(
+        "dataset: text-regression has no classes",
+        accepted=_regression(gate=[]),
+        rejected=changed(_regression(gate=[]), {"spec.dataset.labels": ["good", "bad"]}),
     ),
     RuleExample(
         "storage.claim and storage.size exclude each other",

@@ -24,6 +24,7 @@ def a_run(
     gang: dict[str, Any] | None = None,
     best_checkpoint: str | None = None,
     lora: dict[str, Any] | None = None,
+    task: Task = Task.TEXT_CLASSIFICATION,
 ) -> Run:
     """Resolve a small run; `training` and `gang` replace defaults by field name, `lora` sets it."""
     settings: dict[str, Any] = {
@@ -55,7 +56,7 @@ def a_run(
     return Run(
         job=JobReference(namespace="default", name="a-job", uid="uid-1"),
         step=step,
-        task=Task.TEXT_CLASSIFICATION,
+        task=task,
         model=ModelSource.model_validate({"uri": model} | _method(lora)),
         dataset=Dataset.model_validate(dataset),
         training=RunTraining.model_validate(settings | (training or {})),

@@ -24,6 +24,7 @@ from typing import Any
 
 from finetune_api.report import Progress, Step, Termination
 from finetune_api.run import LAYOUT, Env
+from finetune_api.tasks import Task
 from finetune_trainer.training.manifest import Manifest, read_manifest
 from harness.processes import end_with_parent, free_port
 from harness.trainer import a_run, an_environment
@@ -41,6 +42,7 @@ class Job:
     ranks: int = 1
     workers: int = 1
     lora: dict[str, Any] | None = None
+    task: Task = Task.TEXT_CLASSIFICATION
 
     @property
     def workspace(self) -> Path:
@@ -152,6 +154,7 @@ def pods(
         training=dict(job.training),
         gang={"workers": job.workers, "ranks_per_worker": job.ranks} | dict(gang or {}),
         lora=job.lora,
+        task=job.task,
     )
     variables = an_environment(job.folder, run)
     rendezvous = free_port()

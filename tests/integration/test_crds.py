@@ -294,7 +294,7 @@ def test_status_is_the_operators_own(cluster: ControlPlane, namespace: str) -> N
         ("spec.budget.maxCost", "5 EUR", "spec.budget.maxCost"),
         ("spec.dataset", ABSENT, "spec.dataset"),
         ("spec.dataset.labels", ["x" * 254], "spec.dataset.labels[0]"),
-        ("spec.evaluation.gate", [{"name": "a", "metric": "mcc"}], "spec.evaluation.gate[0].min"),
+        ("spec.evaluation.gate", [{"name": "a", "metric": "mcc"}], "every other metric to a min"),
     ],
 )
 def test_a_wrong_field_is_refused_by_its_name(

@@ -156,6 +156,51 @@ def evaluated(**changes: Any) -> EvaluationReport:
     return EvaluationReport.model_validate({**base, **changes})
 
 
+def evaluated_numbers() -> EvaluationReport:
+    """What the evaluate step reports of a regressor."""
+    return evaluated(
+        task="text-regression",
+        labels=["value"],
+        metrics={
+            "rmse": an_interval(12.5, 11.0, 14.0),
+            "mae": an_interval(9.5, 9.0, 10.0),
+            "rSquared": an_interval(0.75, 0.7, 0.8),
+            "spearman": an_interval(0.85, 0.8, 0.9),
+        },
+        perClass=[],
+        confusionMatrix=[],
+        baselines=[
+            {
+                "name": "mean",
+                "metrics": {
+                    "rmse": an_interval(25, 23, 27),
+                    "spearman": an_interval(0, 0, 0),
+                },
+                "errorReduction": an_interval(0.75, 0.7, 0.8),
+            },
+            {
+                "name": "tfidf",
+                "metrics": {
+                    "rmse": an_interval(20, 18, 22),
+                    "spearman": an_interval(0.5, 0.4, 0.6),
+                },
+                "errorReduction": an_interval(0.61, 0.5, 0.7),
+            },
+        ],
+        gate=[
+            {
+                "name": "close",
+                "metric": "rmse",
+                "bound": "Upper",
+                "required": 13,
+                "measured": 14.0,
+                "passed": False,
+            }
+        ],
+        passed=False,
+    )
+
+
 def a_gate_result(
     name: str,
     required: float,

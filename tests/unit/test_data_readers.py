@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from finetune_api.job import Columns, DataFormat
 from finetune_trainer.data.readers import RowSource, read_files, read_rows
 from finetune_trainer.data.rows import Row
-from finetune_trainer.data.texts import ClassRows
+from finetune_trainer.data.texts import ClassRows, NumberRows
 from finetune_trainer.data.values import ROW_LIMIT_BYTES
 from finetune_trainer.errors import DataError
 
@@ -280,3 +280,44 @@ def test_a_stated_format_goes_before_the_ending(tmp_path: Path) -> None:
         columns=Columns(),
     )
     assert [row.input for row in read_rows(source)] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [(b"3", 3.0), (b"-1.5e3", -1500.0), (b'" 2 "', 2.0), (b'""', None), (b"-0.0", 0.0)],
+)
+def test_a_number_may_be_written_as_one_or_as_text(
+    tmp_path: Path, written: bytes, number: float | None
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "x", "label": ' + written + b"}\n")
+    (row,) = read_rows(number_source(path))
+    assert row.target == number
+    assert str(row.target) != "-0.0"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (f'"{SECRET}"'.encode(), "holds text that is no number"),
+        (b"true", "holds true or false, not a number"),
+        (b"[1]", "holds a list, not a number"),
+        (b'"nan"', "write a finite number"),
+        (b"1" + b"0" * 400, "write a finite number"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_its_place(
+    tmp_path: Path, written: bytes, said: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "x", "label": ' + written + b"}\n")
+    with pytest.raises(DataError, match=said) as caught:
+        list(read_rows(number_source(path)))
+    assert str(caught.value).startswith("rows.jsonl: line 1: column 'label'")
+    assert SECRET not in str(caught.value)
+
+
+def number_source(path: Path) -> RowSource:
+    return RowSource(
+        form=NumberRows(), path=path, name=path.name, format=DataFormat.AUTO, columns=Columns()
+    )

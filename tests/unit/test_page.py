@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.phases import Phase, Reason
-from finetune_api.report import BaselineScores, FailureClass, Interval
+from finetune_api.report import BaselineScores, FailureClass, Interval, TargetStatistics
 from finetune_api.tasks import ERRORS, TASKS, Baseline
 from finetune_api.usage import TimeClass
 from finetune_operator.cli.page import PageFacts, figures, write_page
@@ -32,6 +32,7 @@ from unit.builders_page import (
     curve,
     digest,
     evaluated,
+    evaluated_numbers,
     prepared,
     records,
 )
@@ -549,3 +550,28 @@ def test_model_and_baselines_lie_on_one_axis_the_best_baseline_first() -> None:
         assert row.low is not None
         assert row.high is not None
         assert 0 <= row.low < row.at < row.high <= 100
+
+
+def test_a_regressors_page_speaks_of_its_error_and_of_no_classes() -> None:
+    facts = complete(phase="Failed", reason="GateFailed")
+    assert facts.prepare is not None
+    target = {"mean": 50, "deviation": 25, "min": 1, "max": 99}
+    data = facts.prepare.data.model_copy(
+        update={"classes": (), "target": TargetStatistics.model_validate(target)}
+    )
+    facts = dataclasses.replace(
+        facts,
+        prepare=facts.prepare.model_copy(update={"data": data, "labels": ("value",)}),
+        evaluation=evaluated_numbers(),
+    )
+    text = read(facts).text
+    assert "upper bound of root mean squared error (RMSE) is 14.000, above the required 13" in text
+    assert "makes 61 % less squared error than tuned TF-IDF (50 to 70 %)" in text
+    assert "Rank correlation (Spearman)" in text
+    assert "Standard deviation" in text
+    assert "Confusion" not in text
+    assert "Rows per class" not in text
+    found = evidence(facts)
+    assert found is not None
+    names = [row.name for row in found.comparison.rows]
+    assert names == ["this model", "tuned TF-IDF", "the mean of the training rows"]

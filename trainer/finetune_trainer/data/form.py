@@ -3,10 +3,11 @@
 Used by the modules of the prepare step, which are the same for every task.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from finetune_api.job import Columns
+from finetune_api.report import TargetStatistics
 from finetune_trainer.data.rows import CleanRow, Row
 from finetune_trainer.data.values import Values
 
@@ -45,6 +46,15 @@ class RowForm(Protocol[I, T]):
 
     def classes_of(self, target: T) -> tuple[str, ...]:
         """The classes that a row is counted in."""
+
+    def measured(self, targets: Sequence[T]) -> TargetStatistics | None:
+        """What the training rows' numbers are like; None where targets are no numbers.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to learn from them.
+        """
 
     def outputs(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """Names of the model's outputs, in their order."""

@@ -116,7 +116,8 @@ def _make(
         model, run.model.uri, config, form.head, max(1, len(outputs)), run.model.adaptation
     )
     encoder = form.encoder(tokenizer, rows.classes, run.training.max_length)
-    data = _tokenize(rows, encoder, making)
+    target = form.rows.measured([row.target for row in rows.roles.train])
+    data = _tokenize(rows, encoder, making).model_copy(update={"target": target})
     baselines = form.evidence.fit_baselines(
         rows.roles.train,
         rows.roles.select,

@@ -48,6 +48,17 @@ class TextEncoder(Generic[T]):
         return {"text": row.input}
 
 
+def number_encoder(
+    tokenizer: PreTrainedTokenizerBase,
+    classes: tuple[str, ...],  # noqa: ARG001 - as every task's encoder is called
+    max_length: int,
+) -> TextEncoder[float]:
+    """Keep a number as it is."""
+    from datasets import Value
+
+    return TextEncoder(tokenizer, max_length, float, Value("float64"))
+
+
 def class_encoder(
     tokenizer: PreTrainedTokenizerBase, classes: tuple[str, ...], max_length: int
 ) -> TextEncoder[str]:

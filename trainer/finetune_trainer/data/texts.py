@@ -1,9 +1,13 @@
-"""Rows of one text each, with one class. Used by text classification."""
+"""Rows of one text each, with one class or one number. Used by the tasks on whole texts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
 
 from finetune_api.job import Columns
-from finetune_trainer.data.values import Values, name_in, text_in
+from finetune_api.report import TargetStatistics
+from finetune_trainer.data.values import Values, name_in, number_in, text_in
+from finetune_trainer.errors import DataError
 
 
 class TextRows:
@@ -38,6 +42,43 @@ class ClassRows(TextRows):
         """Its one class."""
         return (target,)
 
+    def measured(self, targets: Sequence[str]) -> None:  # noqa: ARG002 - as the form has it
+        """Classes are no numbers."""
+        return
+
     def outputs(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """One output per class."""
         return classes
+
+
+class NumberRows(TextRows):
+    """A text and its number."""
+
+    fewest_classes = 0
+
+    def read(self, values: Values, columns: Columns, where: str) -> tuple[str, float | None]:
+        """Read both; a row without a number has None."""
+        return text_in(values, columns.text, where), number_in(values, columns.label, where)
+
+    def classes_of(self, target: float) -> tuple[str, ...]:  # noqa: ARG002 - as the form has it
+        """None: numbers are not counted by class."""
+        return ()
+
+    def measured(self, targets: Sequence[float]) -> TargetStatistics:
+        """Mean and spread, by which the model is trained."""
+        numbers = np.asarray(targets, dtype=np.float64)
+        if numbers.min() == numbers.max():
+            raise DataError(
+                f"dataset: every training row has the number {numbers[0]:g}; there is nothing to "
+                "tell apart: check dataset.columns.label"
+            )
+        return TargetStatistics(
+            mean=float(numbers.mean()),
+            deviation=float(numbers.std()),
+            min=float(numbers.min()),
+            max=float(numbers.max()),
+        )
+
+    def outputs(self, classes: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG002
+        """One output, the number."""
+        return ("value",)

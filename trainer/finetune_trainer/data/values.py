@@ -74,6 +74,38 @@ def name_in(values: Values, column: str, where: str) -> str:
     return name
 
 
+def number_in(values: Values, column: str, where: str) -> float | None:
+    """The column's number, as a number or as text; None where there is none.
+
+    Raises
+    ------
+    DataError
+        If it holds something else.
+    """
+    value = values.get(column)
+    if isinstance(value, str):
+        try:
+            value = float(value) if value.strip() else None
+        except ValueError:
+            raise DataError(
+                f"{where}: column {column!r} holds text that is no number; write it as 1.5 or 3e-4"
+            ) from None
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise DataError(f"{where}: column {column!r} holds {kind_of(value)}, not a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise DataError(
+            f"{where}: column {column!r} holds {number}; write a finite number, or leave it empty"
+        )
+    # There is one zero: a row that has the other one is no other row.
+    return number + 0.0
+
+
 def kind_of(value: object) -> str:
     """What a value is, in words."""
     kinds = {bool: "true or false", int: "a number", float: "a number", dict: "an object"}

@@ -1,4 +1,4 @@
-"""Conventional baselines: what a model must beat to be worth a GPU.
+"""Conventional classifiers: what a model must beat to be worth a GPU.
 
 ``prepare`` fits them on the training rows and saves them, without pickle; ``evaluate`` loads them
 and scores the same test rows as the model.
@@ -11,50 +11,30 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline as BaselineName
-from finetune_trainer.errors import DataError, StorageError
+from finetune_trainer.evaluation.tfidf import (
+    CANDIDATES,
+    FIT_ROWS,
+    FOLDS,
+    SEARCH_ROWS,
+    NGrams,
+    drawn,
+    load_tfidf,
+    make_vectorizer,
+    reading_baselines,
+    save_tfidf,
+)
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-FOLDS = 5
-SEARCH_ROWS = 20_000
-"""Cross-validation looks at no more rows than this, drawn at random: it ranks settings only."""
-
-FIT_ROWS = 200_000
-"""The fit itself takes no more than this: words gain little from more, and memory is finite."""
-
-_MAX_TERMS = 200_000
 _STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 _ITERATIONS = 300
 _MAJORITY_FILE = "majority.json"
-_TFIDF_FILE = "tfidf.json"
-_TFIDF_ARRAYS = "tfidf.safetensors"
-
-
-class NGrams(Contract):
-    """What a TF-IDF vector counts: runs of words, or of characters within words."""
-
-    analyzer: str
-    shortest: int
-    longest: int
-
-    def __str__(self) -> str:
-        """As reports show it."""
-        return f"{self.analyzer} {self.shortest}-{self.longest}"
-
-
-_CANDIDATES = (
-    NGrams(analyzer="word", shortest=1, longest=1),
-    NGrams(analyzer="word", shortest=1, longest=2),
-    NGrams(analyzer="char_wb", shortest=3, longest=5),
-)
 
 
 class Baseline(Protocol):
@@ -120,10 +100,10 @@ def fit_baselines(
     _, units = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
     majority = Majority(shares=tuple((np.bincount(targets) / len(targets)).tolist()))
     most_frequent = float(max(majority.shares))
-    search = _drawn(len(texts), SEARCH_ROWS, seed)
+    search = drawn(len(texts), SEARCH_ROWS, seed)
     chosen = _search([texts[row] for row in search], targets[search], units[search], seed)
-    fit = _drawn(len(texts), FIT_ROWS, seed)
-    vectorizer = _vectorizer(chosen.ngrams)
+    fit = drawn(len(texts), FIT_ROWS, seed)
+    vectorizer = make_vectorizer(chosen.ngrams)
     vectors = vectorizer.fit_transform([texts[row] for row in fit])
     classifier = _classifier(chosen.strength).fit(vectors, targets[fit])
     return [
@@ -155,12 +135,12 @@ def _search(texts: list[str], targets: Integers, units: Integers, seed: int) -> 
     """Try every setting in every fold; the best mean accuracy wins, the simpler one in a tie."""
     folds = list(_folds(targets, units, seed))
     if not folds:
-        return _Choice(ngrams=_CANDIDATES[0], strength=1.0, accuracy=None, folds=0)
-    scores = {(ngrams, strength): 0.0 for ngrams in _CANDIDATES for strength in _STRENGTHS}
+        return _Choice(ngrams=CANDIDATES[0], strength=1.0, accuracy=None, folds=0)
+    scores = {(ngrams, strength): 0.0 for ngrams in CANDIDATES for strength in _STRENGTHS}
     scored = sum(len(held) for _, held in folds)
-    for ngrams in _CANDIDATES:
+    for ngrams in CANDIDATES:
         for train, held in folds:
-            vectorizer = _vectorizer(ngrams)
+            vectorizer = make_vectorizer(ngrams)
             vectors = vectorizer.fit_transform([texts[row] for row in train])
             unseen = vectorizer.transform([texts[row] for row in held])
             for strength in _STRENGTHS:
@@ -184,37 +164,12 @@ def _folds(targets: Integers, units: Integers, seed: int) -> Iterator[tuple[Inte
             yield train, held
 
 
-def _drawn(rows: int, most: int, seed: int) -> Integers:
-    """All row numbers, or ``most`` of them at random, in order."""
-    if rows <= most:
-        return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))
-
-
-def _vectorizer(ngrams: NGrams, vocabulary: dict[str, int] | None = None) -> Any:
-    return TfidfVectorizer(
-        analyzer=ngrams.analyzer,
-        ngram_range=(ngrams.shortest, ngrams.longest),
-        sublinear_tf=True,
-        max_features=None if vocabulary is not None else _MAX_TERMS,
-        # One-letter words count: they are words in many languages.
-        token_pattern=r"(?u)\b\w+\b" if ngrams.analyzer == "word" else None,
-        vocabulary=vocabulary,
-    )
-
-
 def _classifier(strength: float) -> Any:
     return LogisticRegression(C=strength, max_iter=_ITERATIONS)
 
 
 class _SavedMajority(Contract):
     shares: tuple[float, ...]
-
-
-class _SavedTfidf(Contract):
-    ngrams: NGrams
-    classes: int
-    terms: tuple[str, ...]
 
 
 def save_baselines(baselines: Sequence[Baseline], folder: Path) -> None:
@@ -237,18 +192,9 @@ def save_baselines(baselines: Sequence[Baseline], folder: Path) -> None:
 
 
 def _save_tfidf(baseline: TfidfLogistic, folder: Path) -> None:
-    terms = tuple(str(term) for term in baseline.vectorizer.get_feature_names_out())
-    saved = _SavedTfidf(ngrams=baseline.ngrams, terms=terms, classes=baseline.classes)
-    (folder / _TFIDF_FILE).write_text(saved.model_dump_json(by_alias=True))
-    save_file(
-        {
-            "idf": np.ascontiguousarray(baseline.vectorizer.idf_),
-            "coef": np.ascontiguousarray(baseline.classifier.coef_),
-            "intercept": np.ascontiguousarray(baseline.classifier.intercept_),
-            "classes": np.ascontiguousarray(baseline.classifier.classes_),
-        },
-        folder / _TFIDF_ARRAYS,
-    )
+    fitted = baseline.classifier
+    arrays = {"coef": fitted.coef_, "intercept": fitted.intercept_, "classes": fitted.classes_}
+    save_tfidf(folder, baseline.ngrams, baseline.vectorizer, arrays)
 
 
 def load_baselines(folder: Path) -> list[Baseline]:
@@ -261,25 +207,14 @@ def load_baselines(folder: Path) -> list[Baseline]:
     StorageError
         If one can't be read.
     """
-    try:
-        return _load(folder)
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: a baseline is missing ({error}); prepare again") from error
-    except OSError as error:
-        raise StorageError(f"{folder}: can't read the baselines ({error})") from error
-
-
-def _load(folder: Path) -> list[Baseline]:
-    majority = _SavedMajority.model_validate_json((folder / _MAJORITY_FILE).read_bytes())
-    saved = _SavedTfidf.model_validate_json((folder / _TFIDF_FILE).read_bytes())
-    arrays = load_file(folder / _TFIDF_ARRAYS)
-    vectorizer = _vectorizer(saved.ngrams, {term: place for place, term in enumerate(saved.terms)})
-    vectorizer.idf_ = arrays["idf"]
+    with reading_baselines(folder):
+        majority = _SavedMajority.model_validate_json((folder / _MAJORITY_FILE).read_bytes())
+        ngrams, vectorizer, arrays = load_tfidf(folder)
     classifier = _classifier(1.0)
     classifier.classes_ = arrays["classes"]
     classifier.coef_ = arrays["coef"]
     classifier.intercept_ = arrays["intercept"]
     return [
         Majority(majority.shares),
-        TfidfLogistic(saved.ngrams, saved.classes, vectorizer, classifier),
+        TfidfLogistic(ngrams, len(majority.shares), vectorizer, classifier),
     ]

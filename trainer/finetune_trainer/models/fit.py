@@ -25,10 +25,16 @@ def require_same_labels(
     Raises
     ------
     UsageError
-        If the data have other classes, or the same in another order.
+        If the data have other classes, or the same in another order; or if the head is one for
+        numbers, for which no two sets of rows have the same scale.
     """
     if not any(head.suffix in name for name in config.architectures or ()):
         return
+    if head.problem_type == "regression":
+        raise UsageError(
+            f"model.uri: {uri}: it has a head already, which tells numbers of other rows or "
+            "classes; text-regression starts from a model without head"
+        )
     theirs = tuple(str(label) for _, label in sorted((config.id2label or {}).items()))
     unnamed = all(_UNNAMED.fullmatch(label) for label in theirs)
     if len(theirs) != len(labels) or not (unnamed or theirs == labels):

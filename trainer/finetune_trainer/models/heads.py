@@ -36,6 +36,14 @@ class Head:
         config.problem_type = self.problem_type
 
 
+REGRESSION = Head(
+    task=Task.TEXT_REGRESSION,
+    auto=AutoModelForSequenceClassification,
+    architectures=MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    suffix="ForSequenceClassification",
+    problem_type="regression",
+)
+
 SINGLE_LABEL = Head(
     task=Task.TEXT_CLASSIFICATION,
     auto=AutoModelForSequenceClassification,

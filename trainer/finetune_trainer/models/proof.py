@@ -71,3 +71,23 @@ def compare_classes(
             f"a plain pipeline gives other answers than were scored: {other} of {len(expected)} "
             f"labels differ, probabilities by up to {gap:.2e} (allowed: {TOLERANCE:.0e})"
         )
+
+
+def compare_numbers(expected: Floats, answers: Sequence[Mapping[str, Any]]) -> None:
+    """Hold a pipeline's answers to the numbers that were scored, ``[n]``.
+
+    What rounding may do grows with the numbers, so the tolerance is of the largest one.
+
+    Raises
+    ------
+    ExportError
+        If they differ; the message has the figures.
+    """
+    found = np.array([answer["score"] for answer in answers], dtype=np.float64)
+    gap = float(np.abs(found - expected).max())
+    allowed = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if gap > allowed:
+        raise ExportError(
+            f"a plain pipeline gives other numbers than were scored: they differ by up to "
+            f"{gap:.2e} (allowed: {allowed:.0e})"
+        )

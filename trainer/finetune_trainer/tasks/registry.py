@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from finetune_api.tasks import Task
 from finetune_trainer.tasks.form import TaskForm
 from finetune_trainer.tasks.text_classification import TEXT_CLASSIFICATION
+from finetune_trainer.tasks.text_regression import TEXT_REGRESSION
 
 FORMS: Mapping[Task, TaskForm] = {
     Task.TEXT_CLASSIFICATION: TEXT_CLASSIFICATION,
+    Task.TEXT_REGRESSION: TEXT_REGRESSION,
 }

@@ -3,6 +3,7 @@
 The form that ``trainer`` divides by the weights of the whole global batch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,3 +16,16 @@ def class_loss(outputs: Any, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood of each row's class, ``[rows]``."""
     nll = cross_entropy(outputs.logits.float(), batch["labels"], reduction="none")
     return nll * batch["weights"]
+
+
+def squared_loss(
+    scaled: Callable[[torch.Tensor], torch.Tensor],
+) -> Callable[[Any, Batch], torch.Tensor]:
+    """Squared distance of each row's one output to its scaled number, ``[rows]``."""
+
+    def loss(outputs: Any, batch: Batch) -> torch.Tensor:
+        distance = outputs.logits.float().squeeze(-1) - scaled(batch["labels"]).float()
+        losses: torch.Tensor = distance.square() * batch["weights"]
+        return losses
+
+    return loss

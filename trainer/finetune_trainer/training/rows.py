@@ -67,6 +67,21 @@ class ClassBatches:
         }
 
 
+@dataclass(frozen=True)
+class NumberBatches:
+    """Token sequences with a number each: ``labels`` is ``[rows]``, in double precision."""
+
+    padding: Padding
+    columns: Sequence[str] = (*_SEQUENCES, "label")
+
+    def batch(self, rows: Columns) -> Batch:
+        """Padded inputs and numbers."""
+        return {
+            **padded_inputs(rows, self.padding),
+            "labels": torch.tensor(rows["label"], dtype=torch.float64),
+        }
+
+
 class PreparedRows:
     """One role's rows, as the prepare step left them, and what each weighs in the loss."""
 

@@ -38,6 +38,7 @@ class Data:
     roles: tuple[Role, ...]
     classes: tuple[tuple[str, ...], ...]
     totals: tuple[str, ...]
+    target: tuple[tuple[str, str], ...]
     tokens: tuple[tuple[str, str], ...]
 
 
@@ -60,6 +61,7 @@ def data(facts: PageFacts) -> Data | None:
             for c in report.classes
         ),
         totals=tuple(map(figures.count, (*by_role, sum(by_role)))),
+        target=_target(report),
         tokens=_tokens(report),
     )
 
@@ -84,6 +86,18 @@ def _cleaning(report: DataReport) -> tuple[CleaningStep, ...]:
 def _role(name: str, rows: int, total: int) -> Role:
     share = rows / total if total else 0.0
     return Role(name, figures.count(rows), figures.with_percent(share), round(100 * share, 3))
+
+
+def _target(report: DataReport) -> tuple[tuple[str, str], ...]:
+    target = report.target
+    if target is None:
+        return ()
+    return (
+        ("Least", figures.score(target.min)),
+        ("Mean", figures.score(target.mean)),
+        ("Greatest", figures.score(target.max)),
+        ("Standard deviation", figures.score(target.deviation)),
+    )
 
 
 def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:

@@ -1,0 +1,127 @@
+"""Text regression from rows to a model in a plain pipeline: numbers in the data's own unit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+from transformers import pipeline
+
+from finetune_api.tasks import Baseline, Metric, Task
+from finetune_trainer.errors import DataError, UsageError
+from harness.tasks import Done, prepared, through_all_steps, write_rows
+
+TRAINING = {
+    "epochs": None,
+    "max_steps": 60,
+    "global_batch_size": 32,
+    "micro_batch_size": 32,
+    "accumulation_steps": 1,
+    "evals_per_epoch": 1,
+    "checkpoint_every_steps": 60,
+}
+GATE = [
+    {"name": "close", "metric": "rmse", "max": 60, "bound": "Upper"},
+    {"name": "better-than-the-mean", "metric": "errorReduction", "min": 0.3, "against": "mean",
+     "bound": "Lower"},
+]  # fmt: skip
+NEUTRAL = "the a this film story actor scene plot camera music ending director".split()
+
+
+def numbered(rows: int) -> list[tuple[str, str, float]]:
+    """Distinct sentences, each with a number around 5000 that its good and bad words decide."""
+    chance = random.Random(5)
+    made: dict[str, float] = {}
+    while len(made) < rows:
+        good = chance.randint(0, 4)
+        words = ["brilliant"] * good + ["boring"] * (4 - good)
+        words += chance.choices(NEUTRAL, k=chance.randint(4, 8))
+        chance.shuffle(words)
+        made.setdefault(" ".join(words), 5000 + 50.0 * good + chance.gauss(0, 5))
+    return [(f"n{number}", text, value) for number, (text, value) in enumerate(made.items())]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Done:
+    folder = tmp_path_factory.mktemp("regression")
+    write_rows(folder, ("id", "text", "label"), numbered(300))
+    return through_all_steps(
+        folder,
+        tiny_model,
+        Task.TEXT_REGRESSION,
+        training=TRAINING,
+        evaluation={"gate": GATE},
+        columns={"id": "id"},
+    )
+
+
+def test_the_model_learns_numbers_far_from_zero_and_passes_its_gate(done: Done) -> None:
+    assert [result.passed for result in done.report.gate] == [True, True], done.report.gate
+    target = done.prepared.data.target
+    assert target is not None
+    assert 4900 < target.min < target.mean < target.max < 5300
+    assert done.report.metrics[Metric.R_SQUARED].value > 0.5
+
+
+def test_every_figure_follows_from_the_kept_predictions(done: Done) -> None:
+    rows = done.predictions
+    truth = np.array([row["label"] for row in rows])
+
+    def check(found: dict[Metric, float], column: str) -> float:
+        said = np.array([row[column] for row in rows])
+        squared = float(((said - truth) ** 2).mean())
+        expected = {
+            Metric.RMSE: squared**0.5,
+            Metric.MAE: float(np.abs(said - truth).mean()),
+            Metric.R_SQUARED: 1 - squared / float(truth.var()),
+            Metric.SPEARMAN: 0.0
+            if len(set(said)) == 1
+            else float(spearmanr(truth, said).statistic),
+        }
+        assert found == pytest.approx({one: expected[one] for one in found})
+        return squared
+
+    values = {name: interval.value for name, interval in done.report.metrics.items()}
+    squared = check(values, "predicted")
+    assert [one.name for one in done.report.baselines] == [Baseline.MEAN, Baseline.TFIDF]
+    for one in done.report.baselines:
+        theirs = {name: interval.value for name, interval in one.metrics.items()}
+        reference = check(theirs, f"{one.name}_predicted")
+        assert one.error_reduction is not None
+        assert one.error_reduction.value == pytest.approx(1 - squared / reference)
+
+
+def test_the_exported_model_gives_the_scored_numbers_in_a_plain_pipeline(done: Done) -> None:
+    rows = done.predictions[:8]
+    answer = pipeline("text-classification", model=str(done.model))
+    scores = [one["score"] for one in answer([row["text"] for row in rows], truncation=True)]
+    assert scores == pytest.approx([row["predicted"] for row in rows], rel=1e-5)
+    card = (done.model / "README.md").read_text()
+    assert "A text regressor" in card
+    assert "root mean squared error" in card
+    assert "confusion" not in card.lower()
+
+
+def test_rows_without_a_number_are_dropped_and_counted(tmp_path: Path, tiny_model: Path) -> None:
+    write_rows(
+        tmp_path, ("text", "label"), [*((t, n) for _, t, n in numbered(60)), ("the plot", "")]
+    )
+    report = prepared(tmp_path, tiny_model, Task.TEXT_REGRESSION, TRAINING)
+    assert (report.data.read_rows, report.data.kept_rows) == (61, 60)
+    assert report.labels == ("value",)
+    assert report.data.classes == ()
+
+
+def test_numbers_that_are_all_the_same_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    write_rows(tmp_path, ("text", "label"), [(text, 3) for _, text, _ in numbered(60)])
+    with pytest.raises(DataError, match="every training row has the number 3"):
+        prepared(tmp_path, tiny_model, Task.TEXT_REGRESSION, TRAINING)
+
+
+def test_a_model_that_has_a_head_already_is_refused(done: Done, tmp_path: Path) -> None:
+    write_rows(tmp_path, ("text", "label"), [(text, n) for _, text, n in numbered(60)])
+    with pytest.raises(UsageError, match="starts from a model without head"):
+        prepared(tmp_path, done.model, Task.TEXT_REGRESSION, TRAINING)

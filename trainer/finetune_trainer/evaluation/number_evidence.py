@@ -1,0 +1,97 @@
+"""What a regressor of texts is measured by, and compared with: the mean and tuned TF-IDF."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from finetune_api.report import BaselineFit
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.evaluation.class_evidence import PROOF_ROWS, spread_over_lengths
+from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.inference import row_logits
+from finetune_trainer.evaluation.number_baselines import (
+    fit_number_baselines,
+    load_number_baselines,
+    save_number_baselines,
+)
+from finetune_trainer.evaluation.regression import NumberOutputs, score
+from finetune_trainer.evaluation.tables import of_rows
+from finetune_trainer.models.proof import Pipeline, Proof, compare_numbers
+
+NUMBER_PIPELINE = Pipeline(task="text-classification", call={"truncation": True})
+"""transformers calls it so for a head of one number too, and then gives that as the score."""
+
+
+class NumberEvidence:
+    """Evidence of a regressor of texts; ``NumberRows`` are what it is given."""
+
+    def fit_baselines(
+        self,
+        train: Sequence[AnyCleanRow],
+        select: Sequence[AnyCleanRow],
+        classes: tuple[str, ...],  # noqa: ARG002 - there are none
+        *,
+        seed: int,
+        folder: Path,
+    ) -> tuple[BaselineFit, ...]:
+        """Fit on ``train`` alone; ``select`` only shows how well it went."""
+        fitted = fit_number_baselines(
+            [row.input for row in train],
+            [row.target for row in train],
+            [row.unit for row in train],
+            seed,
+        )
+        save_number_baselines(fitted.mean, fitted.tfidf, folder)
+        texts = [row.input for row in select]
+        truth = np.asarray([row.target for row in select], dtype=np.float64)
+        return tuple(
+            BaselineFit(
+                name=baseline.name,
+                settings=settings,
+                cross_validated=rmse,
+                select=float(np.sqrt(np.mean((baseline.predict(texts) - truth) ** 2))),
+            )
+            for baseline, settings, rmse in (
+                (fitted.mean, {}, fitted.mean_rmse),
+                (fitted.tfidf, fitted.settings, fitted.tfidf_rmse),
+            )
+        )
+
+    def find(self, test: TestRows) -> Findings:
+        """Score every test row by the model and by each baseline, in the same order."""
+        texts = list(test.rows["text"])
+        groups = test.groups
+        outputs = NumberOutputs(
+            truth=np.asarray(test.rows["label"], dtype=np.float64),
+            model=row_logits(test.model, test.rows, test.collation)[:, 0].astype(np.float64),
+            baselines={
+                one.name: one.predict(texts) for one in load_number_baselines(test.baselines)
+            },
+            groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
+        )
+        chosen = spread_over_lengths(test.rows, PROOF_ROWS)
+        return Findings(
+            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            predictions=predictions_table(test, outputs),
+            proof=Proof(
+                pipeline=NUMBER_PIPELINE,
+                inputs=[texts[place] for place in chosen],
+                compare=partial(compare_numbers, outputs.model[chosen]),
+                device=test.run.gang.device,
+            ),
+        )
+
+
+def predictions_table(test: TestRows, outputs: NumberOutputs) -> pa.Table:
+    """Lay out the predictions, a row each: every figure of the report follows from this table.
+
+    Columns: ``row_id``, ``label`` (the true number), ``predicted``, for each baseline
+    ``NAME_predicted``, and ``group`` and ``text`` where there are such.
+    """
+    columns = {"label": pa.array(outputs.truth), "predicted": pa.array(outputs.model)}
+    for name, values in outputs.baselines.items():
+        columns[f"{name}_predicted"] = pa.array(values)
+    return of_rows(test, columns, kept=("text",))

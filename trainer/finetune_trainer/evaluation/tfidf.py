@@ -1,0 +1,116 @@
+"""TF-IDF vectors, as the baselines of every task on texts use them, and how they are kept."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from finetune_api.markers import Contract
+from finetune_trainer.errors import DataError, StorageError
+
+FOLDS = 5
+SEARCH_ROWS = 20_000
+"""Cross-validation looks at no more rows than this, drawn at random: it ranks settings only."""
+
+FIT_ROWS = 200_000
+"""The fit itself takes no more than this: words gain little from more, and memory is finite."""
+
+_MAX_TERMS = 200_000
+_FILE = "tfidf.json"
+_ARRAYS = "tfidf.safetensors"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class NGrams(Contract):
+    """What a TF-IDF vector counts: runs of words, or of characters within words."""
+
+    analyzer: str
+    shortest: int
+    longest: int
+
+    def __str__(self) -> str:
+        """As reports show it."""
+        return f"{self.analyzer} {self.shortest}-{self.longest}"
+
+
+CANDIDATES = (
+    NGrams(analyzer="word", shortest=1, longest=1),
+    NGrams(analyzer="word", shortest=1, longest=2),
+    NGrams(analyzer="char_wb", shortest=3, longest=5),
+)
+
+
+def drawn(rows: int, most: int, seed: int) -> NDArray[np.int64]:
+    """All row numbers, or ``most`` of them at random, in order."""
+    if rows <= most:
+        return np.arange(rows)
+    return np.sort(np.random.default_rng(seed).choice(rows, size=most, replace=False))
+
+
+def make_vectorizer(ngrams: NGrams, vocabulary: dict[str, int] | None = None) -> Any:
+    """A vectorizer to be fitted, or one that knows its terms already."""
+    return TfidfVectorizer(
+        analyzer=ngrams.analyzer,
+        ngram_range=(ngrams.shortest, ngrams.longest),
+        sublinear_tf=True,
+        max_features=None if vocabulary is not None else _MAX_TERMS,
+        # One-letter words count: they are words in many languages.
+        token_pattern=r"(?u)\b\w+\b" if ngrams.analyzer == "word" else None,
+        vocabulary=vocabulary,
+    )
+
+
+class _Saved(Contract):
+    ngrams: NGrams
+    terms: tuple[str, ...]
+
+
+def save_tfidf(folder: Path, ngrams: NGrams, vectorizer: Any, arrays: Arrays) -> None:
+    """Write a fitted vectorizer and what was learned on its vectors; nothing in it can run.
+
+    Raises
+    ------
+    OSError
+        If the disk fails.
+    """
+    terms = tuple(str(term) for term in vectorizer.get_feature_names_out())
+    saved = _Saved(ngrams=ngrams, terms=terms)
+    (folder / _FILE).write_text(saved.model_dump_json(by_alias=True))
+    whole = {"idf": vectorizer.idf_, **arrays}
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in whole.items()}, folder / _ARRAYS
+    )
+
+
+def load_tfidf(folder: Path) -> tuple[NGrams, Any, Arrays]:
+    """Read what ``save_tfidf`` wrote: the n-grams, the vectorizer, and what was learned."""
+    saved = _Saved.model_validate_json((folder / _FILE).read_bytes())
+    arrays = load_file(folder / _ARRAYS)
+    vectorizer = make_vectorizer(saved.ngrams, {term: at for at, term in enumerate(saved.terms)})
+    vectorizer.idf_ = arrays["idf"]
+    return saved.ngrams, vectorizer, arrays
+
+
+@contextmanager
+def reading_baselines(folder: Path) -> Iterator[None]:
+    """Say of a file that is missing or can't be read whose it is, and what to do.
+
+    Raises
+    ------
+    DataError
+        If a file is missing.
+    StorageError
+        If one can't be read.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{folder}: a baseline is missing ({error}); prepare again") from error
+    except OSError as error:
+        raise StorageError(f"{folder}: can't read the baselines ({error})") from error
