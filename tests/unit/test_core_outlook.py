@@ -42,6 +42,12 @@ EARLIER = AttemptStatus(
 
 
 def outlook(*attempts: AttemptStatus, progress: Progress | None = None) -> Estimate:
+    estimate = looked_at(*attempts, progress=progress).estimate
+    assert estimate is not None
+    return estimate
+
+
+def looked_at(*attempts: AttemptStatus, progress: Progress | None) -> JobStatus:
     job = a_job(training={"maxSteps": 100, "globalBatchSize": 32})
     engine = EngineFacts(device="cpu", max_ranks=2)
     status = JobStatus(
@@ -51,9 +57,7 @@ def outlook(*attempts: AttemptStatus, progress: Progress | None = None) -> Estim
         data=prepared().data,
     )
     observed = Observed(job=job, engine=engine, progress=progress)
-    estimate = with_progress(status, observed, START).estimate
-    assert estimate is not None
-    return estimate
+    return with_progress(status, observed, START)
 
 
 def resumed(state: Literal["Starting", "Running", "Stopping"] = "Running") -> AttemptStatus:
@@ -75,3 +79,10 @@ def test_a_first_start_and_pods_that_do_not_run_yet_are_not_guessed_at() -> None
     assert outlook(resumed()).remaining_seconds_p50 is None
     assert outlook(EARLIER, resumed("Starting")).remaining_seconds_p50 is None
     assert outlook(EARLIER).remaining_seconds_p50 is None
+
+
+def test_the_loss_in_the_status_is_short_enough_for_a_column() -> None:
+    told = Progress(pod_uid="pod", attempt=3, step=50, total_steps=100, loss=0.5379865914583206)
+    progress = looked_at(resumed(), progress=told).progress
+    assert progress is not None
+    assert progress.loss == 0.538

@@ -39,6 +39,7 @@ from finetune_operator.core.failures import (
     retry_delay,
 )
 from finetune_operator.core.observed import Observed
+from finetune_operator.core.outlook import shown
 from finetune_operator.core.situation import marks_of
 from finetune_operator.cost.pods import PodView
 
@@ -245,7 +246,7 @@ def _finished_curve(progress: ProgressStatus, result: TrainResult) -> ProgressSt
     points[result.best_step] = best.model_copy(update={"select_loss": result.best_select_loss})
     curve = [points[step] for step in sorted(points)]
     surplus = max(0, len(curve) - _CURVE_POINTS)
-    loss = progress.loss if result.final_loss is None else result.final_loss
+    loss = progress.loss if result.final_loss is None else shown(result.final_loss)
     return progress.model_copy(
         update={
             "step": result.steps,

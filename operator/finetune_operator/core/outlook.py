@@ -120,12 +120,17 @@ def _progress(live: Progress, forecast: Forecast | None, now: datetime) -> Progr
         percent=f"{math.floor(ratio * 100)}%",
         eta=short_duration(forecast.seconds_p50) if forecast else None,
         estimated_completion_time=format_time(done_at) if done_at else None,
-        loss=live.loss,
+        loss=shown(live.loss),
         rows_per_second=live.rows_per_second,
         tokens_per_second=live.tokens_per_second,
         curve=live.curve,
         warnings=live.warnings,
     )
+
+
+def shown(loss: float | None) -> float | None:
+    """A loss as a column of `kubectl get` can hold it: four significant digits."""
+    return None if loss is None else float(f"{loss:.4g}")
 
 
 def _halted(status: JobStatus, total: int) -> ProgressStatus | None:
