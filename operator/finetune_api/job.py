@@ -129,7 +129,10 @@ class Columns(Contract):
     text: Annotated[ShortText, Field(description="The column with the input text.")] = "text"
     label: Annotated[
         ShortText,
-        Field(description="The column with the class, or with the number that is to be told."),
+        Field(
+            description="The column with the class, or with the number that is to be told. Of "
+            "several labels a list, or a text with | between them; empty for none of them."
+        ),
     ] = "label"
     id: Annotated[
         ShortText | None,

@@ -13,6 +13,7 @@ class Task(StrEnum):
     """What the model learns to do."""
 
     TEXT_CLASSIFICATION = "text-classification"
+    MULTI_LABEL_CLASSIFICATION = "multi-label-classification"
     TEXT_REGRESSION = "text-regression"
 
 
@@ -23,6 +24,9 @@ class Metric(StrEnum):
     BALANCED_ACCURACY = "balancedAccuracy"
     MACRO_F1 = "macroF1"
     MCC = "mcc"
+    MICRO_F1 = "microF1"
+    EXACT_MATCH = "exactMatch"
+    LABEL_ACCURACY = "labelAccuracy"
     LOSS = "loss"
     CALIBRATION_ERROR = "expectedCalibrationError"
     BRIER = "brier"
@@ -66,9 +70,17 @@ METRICS: Mapping[Metric, MetricFacts] = {
         meaning="Correlation of truth and prediction, 0 for guessing.",
         floor=-1.0,
     ),
+    Metric.MICRO_F1: MetricFacts(name="micro F1", meaning="F1 of all labels of all rows together."),
+    Metric.EXACT_MATCH: MetricFacts(
+        name="exact match", meaning="Share of the rows whose labels are all right."
+    ),
+    Metric.LABEL_ACCURACY: MetricFacts(
+        name="label accuracy",
+        meaning="Share of the yes-or-no answers, row by label, that are right.",
+    ),
     Metric.LOSS: MetricFacts(
         name="loss (mean negative log-likelihood, nats)",
-        meaning="Mean of -log p(truth), in nats.",
+        meaning="Mean of -log p(truth), in nats; of several labels their mean.",
         lower_is_better=True,
     ),
     Metric.CALIBRATION_ERROR: MetricFacts(
@@ -127,6 +139,7 @@ class ErrorWords:
 
 
 ERRORS = ErrorWords("errors", "fewer", "many")
+LABEL_ERRORS = ErrorWords("label errors", "fewer", "many")
 SQUARED_ERROR = ErrorWords("squared error", "less", "much")
 
 
@@ -175,6 +188,21 @@ TASKS: Mapping[Task, TaskFacts] = {
         baselines=(Baseline.MAJORITY, Baseline.TFIDF),
         error=ERRORS,
         classes="class",
+        learning_rate=3e-5,
+    ),
+    Task.MULTI_LABEL_CLASSIFICATION: TaskFacts(
+        model="text classifier of several labels",
+        metrics=(
+            Metric.MICRO_F1,
+            Metric.MACRO_F1,
+            Metric.EXACT_MATCH,
+            Metric.LABEL_ACCURACY,
+            Metric.LOSS,
+        ),
+        compared=(Metric.MICRO_F1, Metric.MACRO_F1),
+        baselines=(Baseline.MAJORITY, Baseline.TFIDF),
+        error=LABEL_ERRORS,
+        classes="label",
         learning_rate=3e-5,
     ),
     Task.TEXT_REGRESSION: TaskFacts(

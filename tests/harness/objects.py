@@ -134,6 +134,13 @@ def _gate_at_most(**fields: Any) -> list[Object]:
     return [{"name": "good", "max": 0.5, **fields}]
 
 
+def _multi_label(**gate: Any) -> Object:
+    return changed(
+        JOB,
+        {"spec.task": "multi-label-classification", "spec.evaluation.gate": _gate(**gate)},
+    )
+
+
 def _regression(*, gate: list[Object]) -> Object:
     return changed(
         JOB,
@@ -272,6 +279,16 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(
             JOB, {"spec.evaluation.gate": _gate(metric="errorReduction", against="mean")}
         ),
+    ),
+    RuleExample(
+        "evaluation.gate: multi-label-classification is measured by",
+        accepted=_multi_label(metric="exactMatch"),
+        rejected=_multi_label(metric="accuracy"),
+    ),
+    RuleExample(
+        "evaluation.gate: multi-label-classification is compared with",
+        accepted=_multi_label(metric="errorReduction", against="tfidf"),
+        rejected=_multi_label(metric="errorReduction", against="mean"),
     ),
     RuleExample(
         "evaluation.gate: text-regression is measured by",

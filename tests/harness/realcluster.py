@@ -44,7 +44,7 @@ IMAGES: Values = {
 
 
 def kubectl(*arguments: str, stdin: str | None = None, check: bool = True) -> str:
-    """Run kubectl as the cluster's administrator and return what it printed."""
+    """Run kubectl as the cluster's administrator and return what it printed, and how it failed."""
     done = subprocess.run(
         [str(program("kubectl")), f"--kubeconfig={KUBECONFIG}", *arguments],
         input=stdin,
@@ -55,7 +55,7 @@ def kubectl(*arguments: str, stdin: str | None = None, check: bool = True) -> st
     assert done.returncode == 0 or not check, (
         f"kubectl {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}"
     )
-    return done.stdout if done.returncode == 0 else done.stderr
+    return done.stdout + (done.stderr if done.returncode != 0 else "")
 
 
 # JSON of the API server, as a test wants to look at it.

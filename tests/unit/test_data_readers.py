@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.job import Columns, DataFormat
+from finetune_trainer.data.form import AnyForm
 from finetune_trainer.data.readers import RowSource, read_files, read_rows
 from finetune_trainer.data.rows import Row
-from finetune_trainer.data.texts import ClassRows, NumberRows
+from finetune_trainer.data.texts import ClassRows, LabelRows, NumberRows
 from finetune_trainer.data.values import ROW_LIMIT_BYTES
 from finetune_trainer.errors import DataError
 
@@ -291,7 +292,7 @@ def test_a_number_may_be_written_as_one_or_as_text(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "x", "label": ' + written + b"}\n")
-    (row,) = read_rows(number_source(path))
+    (row,) = read_rows(source_of(path, NumberRows()))
     assert row.target == number
     assert str(row.target) != "-0.0"
 
@@ -312,12 +313,32 @@ def test_what_is_no_number_is_refused_with_its_place(
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b'{"text": "x", "label": ' + written + b"}\n")
     with pytest.raises(DataError, match=said) as caught:
-        list(read_rows(number_source(path)))
+        list(read_rows(source_of(path, NumberRows())))
     assert str(caught.value).startswith("rows.jsonl: line 1: column 'label'")
     assert SECRET not in str(caught.value)
 
 
-def number_source(path: Path) -> RowSource:
+@pytest.mark.parametrize(
+    ("written", "labels"),
+    [
+        (b'["b", "a", "b"]', ("a", "b")),
+        (b'"b| a |"', ("a", "b")),
+        (b"[7]", ("7",)),
+        (b"[]", ()),
+        (b'""', ()),
+        (b"null", None),
+    ],
+)
+def test_several_labels_are_a_set_that_may_be_empty_but_not_unset(
+    tmp_path: Path, written: bytes, labels: tuple[str, ...] | None
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"text": "x", "label": ' + written + b"}\n")
+    (row,) = read_rows(source_of(path, LabelRows()))
+    assert row.target == labels
+
+
+def source_of(path: Path, form: AnyForm) -> RowSource:
     return RowSource(
-        form=NumberRows(), path=path, name=path.name, format=DataFormat.AUTO, columns=Columns()
+        form=form, path=path, name=path.name, format=DataFormat.AUTO, columns=Columns()
     )

@@ -48,6 +48,18 @@ class TextEncoder(Generic[T]):
         return {"text": row.input}
 
 
+def label_encoder(
+    tokenizer: PreTrainedTokenizerBase, classes: tuple[str, ...], max_length: int
+) -> TextEncoder[tuple[str, ...]]:
+    """Encode labels as 1 for each that a row has, and 0 for each other."""
+    from datasets import List, Value
+
+    def target(labels: tuple[str, ...]) -> list[int]:
+        return [int(label in labels) for label in classes]
+
+    return TextEncoder(tokenizer, max_length, target, List(Value("int8")))
+
+
 def number_encoder(
     tokenizer: PreTrainedTokenizerBase,
     classes: tuple[str, ...],  # noqa: ARG001 - as every task's encoder is called

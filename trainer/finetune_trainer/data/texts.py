@@ -1,4 +1,7 @@
-"""Rows of one text each, with one class or one number. Used by the tasks on whole texts."""
+"""Rows of one text each, with a class, several labels or a number.
+
+Used by the tasks on whole texts.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -6,7 +9,7 @@ import numpy as np
 
 from finetune_api.job import Columns
 from finetune_api.report import TargetStatistics
-from finetune_trainer.data.values import Values, name_in, number_in, text_in
+from finetune_trainer.data.values import Values, name_in, names_in, number_in, text_in
 from finetune_trainer.errors import DataError
 
 
@@ -48,6 +51,30 @@ class ClassRows(TextRows):
 
     def outputs(self, classes: tuple[str, ...]) -> tuple[str, ...]:
         """One output per class."""
+        return classes
+
+
+class LabelRows(TextRows):
+    """A text and all labels that it has, which may be none."""
+
+    fewest_classes = 2
+
+    def read(
+        self, values: Values, columns: Columns, where: str
+    ) -> tuple[str, tuple[str, ...] | None]:
+        """Read both; a row whose column is unset, and not only empty, has no target."""
+        return text_in(values, columns.text, where), names_in(values, columns.label, where)
+
+    def classes_of(self, target: tuple[str, ...]) -> tuple[str, ...]:
+        """Each of its labels."""
+        return target
+
+    def measured(self, targets: Sequence[tuple[str, ...]]) -> None:  # noqa: ARG002
+        """Labels are no numbers."""
+        return
+
+    def outputs(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """One output per label."""
         return classes
 
 

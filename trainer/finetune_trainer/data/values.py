@@ -12,6 +12,7 @@ from finetune_trainer.errors import DataError
 ROW_LIMIT_BYTES = 1 << 20
 """A row of more than 1 MiB is no text to learn from: it is a broken quote or a wrong file."""
 
+_NAME_SEPARATOR = "|"
 _NAME_LIMIT = 253
 
 Values = Mapping[str, Any]
@@ -72,6 +73,24 @@ def name_in(values: Values, column: str, where: str) -> str:
             "is it the right column?"
         )
     return name
+
+
+def names_in(values: Values, column: str, where: str) -> tuple[str, ...] | None:
+    """Names as a sorted set: of a list, or of a text with | between them; None where unset.
+
+    Raises
+    ------
+    DataError
+        If it holds something else, or a name is too long.
+    """
+    value = values.get(column)
+    if value is None:
+        return None
+    parts = value
+    if not isinstance(value, list):
+        parts = text_in(values, column, where).split(_NAME_SEPARATOR)
+    names = {name_in({column: part}, column, where) for part in parts}
+    return tuple(sorted(names - {""}))
 
 
 def number_in(values: Values, column: str, where: str) -> float | None:

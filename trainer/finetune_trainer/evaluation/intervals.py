@@ -20,6 +20,7 @@ FEWEST_UNITS = 10
 """With fewer rows or groups a percentile interval is far too narrow to be shown as 95 %."""
 
 _CHUNK_NUMBERS = 8_000_000
+_CHUNK_ROWS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,22 @@ def resampled_confusions(
         times = random.multinomial(drawn, chance, size=size)
         counts = (units.cells.T @ times.T).T
         yield counts.reshape(size, predictors, classes, classes)
+
+
+def row_draws(
+    rows: int, groups: Integers | None, resamples: int, random: np.random.Generator
+) -> Iterator[Floats]:
+    """How often each resample has each row, in chunks ``[draws, rows]``.
+
+    For figures that no confusion matrix determines. ``groups`` numbers the group of each row.
+    """
+    unit = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(unit.max()) + 1
+    chance = np.full(units, 1.0 / units)
+    chunk = max(1, _CHUNK_ROWS // rows)
+    for start in range(0, resamples, chunk):
+        times = random.multinomial(units, chance, size=min(chunk, resamples - start))
+        yield times[:, unit].astype(np.float64)
 
 
 def interval(value: float, resampled: Floats, units: int) -> Interval:

@@ -4,21 +4,19 @@ Pure. Everything is computed with a weight for each row: the point values weigh 
 bootstrap resample as often as it drew it, all predictors on the same draw.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from finetune_api.report import BaselineScores, Interval
 from finetune_api.tasks import Baseline, Metric
-from finetune_trainer.evaluation.intervals import error_reduction_interval, interval
+from finetune_trainer.evaluation.intervals import error_reduction_interval, interval, row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Scores
 
 _MODEL_FIGURES = (Metric.RMSE, Metric.MAE, Metric.R_SQUARED, Metric.SPEARMAN)
 _BASELINE_FIGURES = (Metric.RMSE, Metric.SPEARMAN)
-_CHUNK_NUMBERS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def score(outputs: NumberOutputs, resamples: int, seed: int) -> Scores:
     point = figures(truth, predicted, np.ones((1, len(truth))))
     chunks = [
         figures(truth, predicted, weights)
-        for weights in _draws(len(truth), groups, resamples, np.random.default_rng(seed))
+        for weights in row_draws(len(truth), groups, resamples, np.random.default_rng(seed))
     ]
     drawn = {figure: np.concatenate([chunk[figure] for chunk in chunks]) for figure in point}
 
@@ -123,16 +121,3 @@ def _correlation(one: Floats, other: Floats, weights: Floats) -> Floats:
     spread = np.sqrt((weights * first**2).sum(axis=1) * (weights * second**2).sum(axis=1))
     result: Floats = np.divide(together, spread, out=np.zeros_like(together), where=spread > 0)
     return result
-
-
-def _draws(
-    rows: int, groups: Integers | None, resamples: int, random: np.random.Generator
-) -> Iterator[NDArray[np.float64]]:
-    """How often each resample has each row, in chunks ``[draws, rows]``."""
-    unit = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
-    units = int(unit.max()) + 1
-    chance = np.full(units, 1.0 / units)
-    chunk = max(1, _CHUNK_NUMBERS // rows)
-    for start in range(0, resamples, chunk):
-        times = random.multinomial(units, chance, size=min(chunk, resamples - start))
-        yield times[:, unit].astype(np.float64)

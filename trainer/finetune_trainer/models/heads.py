@@ -44,6 +44,14 @@ REGRESSION = Head(
     problem_type="regression",
 )
 
+MULTI_LABEL = Head(
+    task=Task.MULTI_LABEL_CLASSIFICATION,
+    auto=AutoModelForSequenceClassification,
+    architectures=MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    suffix="ForSequenceClassification",
+    problem_type="multi_label_classification",
+)
+
 SINGLE_LABEL = Head(
     task=Task.TEXT_CLASSIFICATION,
     auto=AutoModelForSequenceClassification,

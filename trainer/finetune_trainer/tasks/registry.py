@@ -4,10 +4,12 @@ from collections.abc import Mapping
 
 from finetune_api.tasks import Task
 from finetune_trainer.tasks.form import TaskForm
+from finetune_trainer.tasks.multi_label_classification import MULTI_LABEL_CLASSIFICATION
 from finetune_trainer.tasks.text_classification import TEXT_CLASSIFICATION
 from finetune_trainer.tasks.text_regression import TEXT_REGRESSION
 
 FORMS: Mapping[Task, TaskForm] = {
     Task.TEXT_CLASSIFICATION: TEXT_CLASSIFICATION,
+    Task.MULTI_LABEL_CLASSIFICATION: MULTI_LABEL_CLASSIFICATION,
     Task.TEXT_REGRESSION: TEXT_REGRESSION,
 }

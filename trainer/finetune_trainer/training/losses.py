@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from finetune_trainer.training.rows import Batch
 
@@ -16,6 +16,13 @@ def class_loss(outputs: Any, batch: Batch) -> torch.Tensor:
     """Negative log-likelihood of each row's class, ``[rows]``."""
     nll = cross_entropy(outputs.logits.float(), batch["labels"], reduction="none")
     return nll * batch["weights"]
+
+
+def label_loss(outputs: Any, batch: Batch) -> torch.Tensor:
+    """Negative log-likelihood of each row's labels, their mean, ``[rows]``."""
+    logits = outputs.logits.float()
+    nll = binary_cross_entropy_with_logits(logits, batch["labels"], reduction="none")
+    return nll.mean(dim=-1) * batch["weights"]
 
 
 def squared_loss(

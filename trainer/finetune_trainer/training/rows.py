@@ -68,6 +68,21 @@ class ClassBatches:
 
 
 @dataclass(frozen=True)
+class LabelBatches:
+    """Token sequences with several labels each: ``labels`` is ``[rows, labels]`` of 0 and 1."""
+
+    padding: Padding
+    columns: Sequence[str] = (*_SEQUENCES, "label")
+
+    def batch(self, rows: Columns) -> Batch:
+        """Padded inputs and labels."""
+        return {
+            **padded_inputs(rows, self.padding),
+            "labels": torch.tensor(rows["label"], dtype=torch.float32),
+        }
+
+
+@dataclass(frozen=True)
 class NumberBatches:
     """Token sequences with a number each: ``labels`` is ``[rows]``, in double precision."""
 

@@ -1,0 +1,109 @@
+"""Multi-label classification from rows to a model in a plain pipeline."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import load_from_disk
+from sklearn.metrics import f1_score
+from transformers import pipeline
+
+from finetune_api.run import LAYOUT
+from finetune_api.tasks import Baseline, Metric, Task
+from harness.tasks import Done, through_all_steps, write_rows
+
+TRAINING = {
+    "epochs": None,
+    "max_steps": 80,
+    "global_batch_size": 32,
+    "micro_batch_size": 32,
+    "accumulation_steps": 1,
+    "evals_per_epoch": 1,
+    "checkpoint_every_steps": 80,
+}
+GATE = [
+    {"name": "right-enough", "metric": "microF1", "min": 0.6, "bound": "Lower"},
+    {"name": "better-than-guessing", "metric": "errorReduction", "min": 0.1,
+     "against": "majority"},
+]  # fmt: skip
+WORDS = {"acting": "actor", "music": "music", "war": "war"}
+NEUTRAL = "the a this film story scene plot camera ending director family city".split()
+
+
+def labeled(rows: int) -> list[tuple[str, str, str]]:
+    """Distinct sentences; each label goes with a word of its own, and some rows have none."""
+    chance = random.Random(6)
+    made: dict[str, str] = {}
+    while len(made) < rows:
+        labels = [label for label in WORDS if chance.random() < 0.4]
+        words = [WORDS[label] for label in labels] + chance.choices(NEUTRAL, k=chance.randint(4, 8))
+        chance.shuffle(words)
+        made.setdefault(" ".join(words), "|".join(labels))
+    return [(f"m{number}", text, labels) for number, (text, labels) in enumerate(made.items())]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Done:
+    folder = tmp_path_factory.mktemp("multi-label")
+    write_rows(folder, ("id", "text", "label"), labeled(300))
+    return through_all_steps(
+        folder,
+        tiny_model,
+        Task.MULTI_LABEL_CLASSIFICATION,
+        training=TRAINING,
+        evaluation={"gate": GATE},
+        columns={"id": "id"},
+        split={"strategy": "stratified"},
+    )
+
+
+def test_the_model_learns_all_labels_and_passes_its_gate(done: Done) -> None:
+    assert [result.passed for result in done.report.gate] == [True, True], done.report.gate
+    assert done.report.labels == tuple(sorted(WORDS))
+    assert {scores.label for scores in done.report.per_class} == set(WORDS)
+    assert done.report.confusion_matrix == ()
+
+
+def test_a_rows_labels_are_kept_whole_and_none_is_a_target_too(done: Done) -> None:
+    given = {key: set(labels.split("|")) - {""} for key, _, labels in labeled(300)}
+    assert done.prepared.data.kept_rows == 300
+    for row in done.predictions:
+        assert set(row["labels"]) == given[row["row_id"]]
+    assert any(not row["labels"] for row in done.predictions)
+    train = load_from_disk(str(done.workspace.path(LAYOUT.prepared / "train")))
+    for key, flags in zip(train["row_id"], train["label"], strict=True):
+        told = {name for name, flag in zip(done.report.labels, flags, strict=True) if flag}
+        assert told == given[key]
+
+
+def test_figures_follow_from_the_kept_predictions(done: Done) -> None:
+    names = done.report.labels
+
+    def flags(column: str) -> list[list[bool]]:
+        return [[name in row[column] for name in names] for row in done.predictions]
+
+    truth = flags("labels")
+    micro = f1_score(truth, flags("predicted"), average="micro")
+    assert done.report.metrics[Metric.MICRO_F1].value == pytest.approx(micro)
+    assert [one.name for one in done.report.baselines] == [Baseline.MAJORITY, Baseline.TFIDF]
+    for one in done.report.baselines:
+        told = f1_score(truth, flags(f"{one.name}_predicted"), average="micro")
+        assert one.metrics[Metric.MICRO_F1].value == pytest.approx(told)
+    for row in done.predictions:
+        over = {n for n, p in zip(names, row["probabilities"], strict=True) if p >= 0.5}
+        assert set(row["predicted"]) == over
+
+
+def test_the_exported_model_gives_each_labels_probability_in_a_plain_pipeline(done: Done) -> None:
+    rows = done.predictions[:8]
+    answer = pipeline("text-classification", model=str(done.model), top_k=None)
+    # For several classes each the answer is a list, which the published type leaves out.
+    answers: Any = answer([row["text"] for row in rows], truncation=True)
+    for row, said in zip(rows, answers, strict=True):
+        scores = {one["label"]: one["score"] for one in said}
+        told = [scores[name] for name in done.report.labels]
+        assert told == pytest.approx(row["probabilities"], abs=1e-5)
+    assert "### By label" in (done.model / "README.md").read_text()

@@ -1,0 +1,117 @@
+"""What a classifier of several labels is measured by, and compared with."""
+
+import json
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from finetune_api.report import BaselineFit
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.evaluation.class_evidence import (
+    PROOF_ROWS,
+    TEXT_PIPELINE,
+    spread_over_lengths,
+)
+from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.inference import row_logits
+from finetune_trainer.evaluation.label_baselines import (
+    fit_label_baselines,
+    load_label_baselines,
+    micro_f1,
+    save_label_baselines,
+)
+from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, score
+from finetune_trainer.evaluation.tables import of_rows, vectors
+from finetune_trainer.models.proof import Proof, compare_classes
+
+
+class LabelEvidence:
+    """Evidence of a classifier of several labels; ``LabelRows`` are what it is given."""
+
+    def fit_baselines(
+        self,
+        train: Sequence[AnyCleanRow],
+        select: Sequence[AnyCleanRow],
+        classes: tuple[str, ...],
+        *,
+        seed: int,
+        folder: Path,
+    ) -> tuple[BaselineFit, ...]:
+        """Fit on ``train`` alone; ``select`` only shows how well it went."""
+        fitted = fit_label_baselines(
+            [row.input for row in train],
+            _flags(train, classes),
+            [row.unit for row in train],
+            seed,
+        )
+        save_label_baselines(fitted.shares, fitted.tfidf, folder)
+        texts, truth = [row.input for row in select], _flags(select, classes)
+        return (
+            BaselineFit(
+                name=fitted.shares.name,
+                cross_validated=fitted.shares_f1,
+                select=micro_f1(truth, fitted.shares.predict_proba(texts)),
+            ),
+            BaselineFit(
+                name=fitted.tfidf.name,
+                settings=fitted.settings,
+                cross_validated=fitted.tfidf_f1,
+                select=micro_f1(truth, fitted.tfidf.predict_proba(texts)),
+            ),
+        )
+
+    def find(self, test: TestRows) -> Findings:
+        """Score every test row by the model and by each baseline, in the same order."""
+        texts = list(test.rows["text"])
+        groups = test.groups
+        outputs = LabelOutputs(
+            names=test.prepared.labels,
+            truth=np.asarray(test.rows["label"], dtype=np.bool_),
+            logits=row_logits(test.model, test.rows, test.collation),
+            baselines={
+                one.name: one.predict_proba(texts) for one in load_label_baselines(test.baselines)
+            },
+            groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
+        )
+        chosen = spread_over_lengths(test.rows, PROOF_ROWS)
+        return Findings(
+            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            predictions=predictions_table(test, outputs),
+            proof=Proof(
+                pipeline=TEXT_PIPELINE,
+                inputs=[texts[place] for place in chosen],
+                compare=partial(compare_classes, outputs.names, outputs.probabilities[chosen]),
+                device=test.run.gang.device,
+            ),
+        )
+
+
+def predictions_table(test: TestRows, outputs: LabelOutputs) -> pa.Table:
+    """Lay out the predictions, a row each: every figure of the report follows from this table.
+
+    Columns: ``row_id``, ``labels`` and ``predicted`` (lists of names), ``probabilities`` (in the
+    order of the schema's metadata ``labels``), for each baseline ``NAME_predicted`` and
+    ``NAME_probabilities``, and ``group`` and ``text`` where there are such.
+    """
+    columns = {
+        "labels": _named(outputs.names, outputs.truth),
+        "predicted": _named(outputs.names, outputs.answers[0]),
+        "probabilities": vectors(outputs.probabilities),
+    }
+    for place, (name, values) in enumerate(outputs.baselines.items(), start=1):
+        columns[f"{name}_predicted"] = _named(outputs.names, outputs.answers[place])
+        columns[f"{name}_probabilities"] = vectors(values)
+    table = of_rows(test, columns, kept=("text",))
+    return table.replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
+
+
+def _flags(rows: Sequence[AnyCleanRow], classes: tuple[str, ...]) -> Flags:
+    return np.asarray([[one in row.target for one in classes] for row in rows], dtype=np.bool_)
+
+
+def _named(names: Sequence[str], flags: Flags) -> pa.Array:
+    chosen = [[name for name, flag in zip(names, row, strict=True) if flag] for row in flags]
+    return pa.array(chosen, pa.list_(pa.string()))

@@ -1,0 +1,162 @@
+"""All figures of a classifier of several labels: the model and its baselines on the same rows.
+
+Pure. Answers are yes or no for each row and label, yes from ``THRESHOLD`` on. As in ``regression``,
+each row has a weight: 1 for the point values, and how often it was drawn in a resample.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_api.report import BaselineScores, ClassScores, Interval
+from finetune_api.tasks import Baseline, Metric
+from finetune_trainer.evaluation.intervals import error_reduction_interval, interval, row_draws
+from finetune_trainer.evaluation.metrics import Floats, Integers
+from finetune_trainer.evaluation.scores import Scores
+
+THRESHOLD = 0.5
+
+_MODEL_FIGURES = (Metric.MICRO_F1, Metric.MACRO_F1, Metric.EXACT_MATCH, Metric.LABEL_ACCURACY)
+_BASELINE_FIGURES = (Metric.MICRO_F1, Metric.MACRO_F1)
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabelOutputs:
+    """What model and baselines say about ``n`` test rows of ``K`` labels.
+
+    ``truth``, the model's ``logits`` and each baseline's probabilities are ``[n, K]``, their
+    columns in the order of ``names``; ``groups`` numbers the group of each row, if there are any.
+    """
+
+    names: tuple[str, ...]
+    truth: Flags
+    logits: NDArray[np.float32]
+    baselines: Mapping[Baseline, Floats]
+    groups: Integers | None = None
+
+    @property
+    def units(self) -> int:
+        """How many independent units there are."""
+        return len(self.truth) if self.groups is None else len(np.unique(self.groups))
+
+    @property
+    def probabilities(self) -> Floats:
+        """The model's, ``[n, K]``."""
+        return sigmoid(self.logits)
+
+    @property
+    def answers(self) -> Flags:
+        """Yes or no, ``[predictors, n, K]``: the model first, then each baseline."""
+        return np.stack([self.probabilities, *self.baselines.values()]) >= THRESHOLD
+
+
+def sigmoid(logits: NDArray[np.floating]) -> Floats:
+    """Probabilities in double precision."""
+    exact: Floats = logits.astype(np.float64)
+    result: Floats = np.exp(-np.logaddexp(0.0, -exact))
+    return result
+
+
+def score(outputs: LabelOutputs, resamples: int, seed: int) -> Scores:
+    """Compute every figure; equal inputs and seed give equal figures, in any order of rows."""
+    answers = outputs.answers
+    order = np.lexsort(
+        np.concatenate([outputs.truth[None], answers])
+        .transpose(0, 2, 1)
+        .reshape(-1, len(outputs.truth))
+    )
+    truth, answers = outputs.truth[order], answers[:, order]
+    groups = None if outputs.groups is None else outputs.groups[order]
+    point = figures(truth, answers, np.ones((1, len(truth))))
+    chunks = [
+        figures(truth, answers, weights)
+        for weights in row_draws(len(truth), groups, resamples, np.random.default_rng(seed))
+    ]
+    drawn = {figure: np.concatenate([chunk[figure] for chunk in chunks]) for figure in point}
+
+    def bounded(figure: Metric, predictor: int) -> Interval:
+        value = float(point[figure][0, predictor])
+        return interval(value, drawn[figure][:, predictor], outputs.units)
+
+    return Scores(
+        metrics={
+            **{figure: bounded(figure, 0) for figure in _MODEL_FIGURES},
+            Metric.LOSS: Interval(value=negative_log_likelihood(outputs.logits, outputs.truth)),
+        },
+        per_class=label_scores(outputs.names, truth, answers[0]),
+        baselines=tuple(
+            BaselineScores(
+                name=name,
+                metrics={figure: bounded(figure, place) for figure in _BASELINE_FIGURES},
+                error_reduction=error_reduction_interval(
+                    float(point[Metric.ERROR_REDUCTION][0, place]),
+                    drawn[Metric.ERROR_REDUCTION][:, place],
+                    outputs.units,
+                ),
+            )
+            for place, name in enumerate(outputs.baselines, start=1)
+        ),
+    )
+
+
+def figures(truth: Flags, answers: Flags, weights: Floats) -> dict[Metric, Floats]:
+    """Each figure ``[draws, predictors]`` from ``[n, K]``, ``[P, n, K]`` and ``[draws, n]``.
+
+    F1 is 2·hits / (labels there are + labels told), 0 where a label is in neither; the macro one is
+    the mean over the labels that are in either. ``ERROR_REDUCTION`` is of the wrong answers.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    right = answers == truth
+    hits = _weighed(weights, answers & truth)
+    involved = _weighed(weights, answers) + (weights @ truth)[:, None]
+    wrong = _weighed(weights, ~right).sum(axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        reduction = 1.0 - wrong[:, :1] / wrong
+    f1 = _ratio(2 * hits, involved)
+    return {
+        Metric.MICRO_F1: _ratio(2 * hits.sum(axis=-1), involved.sum(axis=-1)),
+        Metric.MACRO_F1: _ratio(f1.sum(axis=-1), (involved > 0).sum(axis=-1)),
+        Metric.EXACT_MATCH: weights @ right.all(axis=-1).T / total,
+        Metric.LABEL_ACCURACY: 1.0 - wrong / (total * truth.shape[1]),
+        Metric.ERROR_REDUCTION: reduction,
+    }
+
+
+def negative_log_likelihood(logits: NDArray[np.floating], truth: Flags) -> float:
+    """Mean of -log p(truth) over rows and labels, in nats."""
+    exact = logits.astype(np.float64)
+    return float(np.logaddexp(0.0, np.where(truth, -exact, exact)).mean())
+
+
+def label_scores(names: tuple[str, ...], truth: Flags, told: Flags) -> tuple[ClassScores, ...]:
+    """Precision, recall, F1 and support of each label; 0 where a denominator is empty."""
+    hits, there, said = (truth & told).sum(axis=0), truth.sum(axis=0), told.sum(axis=0)
+    precision, recall = _ratio(hits, said), _ratio(hits, there)
+    f1 = _ratio(2 * hits, there + said)
+    return tuple(
+        ClassScores(
+            label=name,
+            precision=float(precision[place]),
+            recall=float(recall[place]),
+            f1=float(f1[place]),
+            support=int(there[place]),
+        )
+        for place, name in enumerate(names)
+    )
+
+
+def _weighed(weights: Floats, flags: Flags) -> Floats:
+    """How often each label is flagged, ``[draws, predictors, K]``."""
+    return np.stack([weights @ one for one in flags], axis=1)
+
+
+def _ratio(part: NDArray[np.generic], whole: NDArray[np.generic]) -> Floats:
+    """``part / whole``, and 0 where the whole is empty."""
+    numerator, denominator = part.astype(np.float64), whole.astype(np.float64)
+    result: Floats = np.divide(
+        numerator, denominator, out=np.zeros_like(numerator), where=denominator != 0
+    )
+    return result
