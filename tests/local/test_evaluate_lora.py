@@ -82,7 +82,10 @@ def test_a_merged_export_is_a_whole_model_and_nothing_else(
     assert not [name for name in names if "adapter" in name]
     loaded = AutoModelForSequenceClassification.from_pretrained(merged.export)
     assert loaded.config.id2label == {0: "negative", 1: "positive"}
-    assert "with LoRA (rank 4) from" in (merged.export / "README.md").read_text()
+    card = (merged.export / "README.md").read_text()
+    assert "with LoRA (rank 4) from" in card
+    assert "| lora.rank | 4 |" in card
+    assert "| health.windowSteps | 100 |" in card
     assert (merged.export / "model.safetensors").stat().st_size > (
         tiny_model / "model.safetensors"
     ).stat().st_size

@@ -5,6 +5,7 @@ Written by the real store, of a gang of one rank; damaged on disk as disks and k
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from finetune_api.report import CurvePoint, TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST
 from finetune_trainer.environment import Workspace
-from finetune_trainer.errors import NodeFaultError
+from finetune_trainer.errors import NodeFaultError, StorageError
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.gang import Gang, claim_device, process_group
 from finetune_trainer.training.manifest import (
@@ -27,6 +28,7 @@ from finetune_trainer.training.manifest import (
 )
 from finetune_trainer.training.place import Place
 from finetune_trainer.training.resume import BEST_FILE, choose, clear_torn, finished_before
+from finetune_trainer.training.storage import free_bytes, persistently
 from harness.processes import free_port
 
 ALONE = Place(rank=0, world_size=1, local_rank=0, local_world_size=1)
@@ -72,8 +74,11 @@ def save(gang: Gang, tmp_path: Path) -> Save:
         best: tuple[int, float] | None = None,
         keep: int = 20,
         result: TrainResult | None = None,
+        free: Callable[[Path], int] = free_bytes,
     ) -> Path:
-        store = CheckpointStore(Workspace(tmp_path), gang, identity, attempt=attempt, keep=keep)
+        store = CheckpointStore(
+            Workspace(tmp_path), gang, identity, attempt=attempt, keep=keep, free=free
+        )
         best_step, loss = best or (step, 1 / step)
         state = TrainingState(
             step=step,
@@ -207,6 +212,46 @@ def test_a_best_checkpoint_that_is_gone_is_forgotten_and_can_be_found_again(
     resume = choose(root, OURS)
     assert resume is not None
     assert (resume.folder, resume.state.best) == (newest, None)
+
+
+def test_without_room_nothing_is_written_and_the_newest_and_the_best_stay(
+    save: Save, root: Path
+) -> None:
+    for step in (1, 2, 3):
+        save(step, best=(1, 0.1))
+    size = sum(file.size for file in complete_checkpoints(root)[0].manifest.files)
+    with pytest.raises(StorageError, match=f"took {size:,} bytes, and {size - 1:,} are free"):
+        save(4, best=(1, 0.1), free=lambda _: size - 1)
+    assert steps(root) == [(1, 3), (1, 1)]
+
+
+def test_older_checkpoints_make_room_for_a_new_one(save: Save, root: Path) -> None:
+    for step in (1, 2, 3):
+        save(step, best=(3, 0.1))
+    size = sum(file.size for file in complete_checkpoints(root)[0].manifest.files)
+    save(4, best=(3, 0.1), free=lambda _: size * (3 - len(steps(root))))
+    assert steps(root) == [(1, 4), (1, 3)]
+
+
+def fails(*numbers: int) -> Callable[[], str]:
+    """Some work that meets these errors, one after the other, before it is done."""
+    left = list(numbers)
+
+    def work() -> str:
+        if left:
+            raise OSError(left.pop(0), "the disk's word")
+        return "done"
+
+    return work
+
+
+def test_what_passes_is_waited_for_and_what_does_not_is_not() -> None:
+    waits = (0.0, 0.0)
+    assert persistently(fails(errno.EIO, errno.ENOSPC), waits) == "done"
+    with pytest.raises(OSError, match="disk's word"):
+        persistently(fails(errno.EROFS, errno.EROFS, errno.EROFS), waits)
+    with pytest.raises(PermissionError):
+        persistently(fails(errno.EACCES), waits)
 
 
 def test_only_a_finished_and_whole_training_is_served_again(save: Save, root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import signal
@@ -16,8 +17,9 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.reporting.events import Failed
 from finetune_trainer.training.failure import failure_of
 from finetune_trainer.training.hostmemory import oom_kills
-from finetune_trainer.training.obituary import pod_end
+from finetune_trainer.training.obituary import STACK_MARK, pod_end
 from finetune_trainer.training.rankprocess import RankEnd
+from finetune_trainer.training.stop import STACK_SIGNAL
 from harness.processes import free_port
 
 
@@ -202,6 +204,56 @@ def test_the_first_failing_rank_speaks_for_the_pod(
     end = pod_end(ends, out_of_memory=False)
     assert end.exit_code == exit_code
     assert (end.failure.rank if end.failure else None) == rank
+
+
+A_STACK = "Step 12\nStack (most recent call first):\n  File read.py, line 9 in wait"
+
+
+def waited_for(stalled_rank: RankEnd) -> Failure:
+    hang = Failure(failure_class=FailureClass.COLLECTIVE_HANG, message="Timed out", rank=0)
+    waiting = dataclasses.replace(
+        an_end(0, 70, 1.0, told=True), told=Failed(at=1.0, exit_code=70, failure=hang)
+    )
+    end = pod_end([waiting, stalled_rank], out_of_memory=False)
+    assert end.exit_code == 70
+    assert end.failure is not None
+    return end.failure
+
+
+def test_a_rank_that_others_waited_for_is_named_with_where_it_was() -> None:
+    silent = an_end(1, -9, 6.0, killed_here=True)
+    failure = waited_for(dataclasses.replace(silent, last_lines=A_STACK))
+    assert (failure.failure_class, failure.rank) == (FailureClass.COLLECTIVE_HANG, 1)
+    assert failure.message == "rank 1 stalled: rank 0 waited for it. Timed out"
+    assert failure.traceback == A_STACK.removeprefix("Step 12\n")
+    assert waited_for(silent).rank == 1
+
+
+def test_a_rank_that_noticed_the_hang_too_is_not_the_stalled_one() -> None:
+    assert waited_for(an_end(1, 70, 1.5, by_peer=True)).rank == 0
+
+
+def test_a_rank_stuck_in_a_library_says_where_it_is() -> None:
+    program = (
+        "import faulthandler, time\n"
+        "from finetune_trainer.training.stop import STACK_SIGNAL\n"
+        "faulthandler.register(STACK_SIGNAL, all_threads=False)\n"
+        "print('ready', flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as rank:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "ready\n"
+        rank.send_signal(STACK_SIGNAL)
+        said = rank.stdout.readline(), rank.stdout.readline()
+        rank.kill()
+    assert said[0].startswith(STACK_MARK)
+    assert "line 5 in <module>" in said[1]
 
 
 @pytest.mark.parametrize(

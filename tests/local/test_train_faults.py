@@ -159,6 +159,7 @@ def test_a_full_disk_ends_as_storage_and_leaves_the_last_checkpoint_whole(
         ExitCode.STORAGE,
         FailureClass.STORAGE,
     ), termination.failure
+    assert "can't save the checkpoint of step" in termination.failure.message
     resumed = choose(job.checkpoints, newest.manifest.identity)
     assert resumed is not None
     assert resumed.folder == newest.folder

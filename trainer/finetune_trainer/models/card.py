@@ -4,8 +4,9 @@ Pure text; the export writes it as ``README.md`` beside the weights.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -214,18 +215,25 @@ def _data(data: DataReport) -> str:
 
 
 def _training(run: Run, report: EvaluationReport) -> str:
-    settings = [
-        (name, str(value)) for name, value in run.training.wire().items() if value is not None
-    ]
     lora = run.model.adaptation
-    if lora is not None:
-        settings += [(f"lora {name}", str(value)) for name, value in lora.wire().items() if value]
     rows = [
-        *settings,
+        *_settings(run.training.wire()),
+        *_settings({"lora": lora.wire()} if lora else {}),
         ("step of this checkpoint", str(report.checkpoint_step)),
         ("digest of the manifest's spec", run.spec_digest),
     ]
     return _table(("setting", "value"), rows)
+
+
+def _settings(stated: Mapping[str, Any], block: str = "") -> list[tuple[str, str]]:
+    """What is set, a line each; those of a block with its name before theirs."""
+    lines: list[tuple[str, str]] = []
+    for name, value in stated.items():
+        if isinstance(value, Mapping):
+            lines += _settings(value, f"{block}{name}.")
+        elif value is not None and value != []:
+            lines.append((f"{block}{name}", str(value)))
+    return lines
 
 
 def _limits(run: Run, report: EvaluationReport) -> str:

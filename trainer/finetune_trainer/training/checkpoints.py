@@ -1,9 +1,13 @@
 """Writes checkpoints so that a torn one does not exist, and keeps few of them.
 
+Before ranks write together there has to be room; where there is too little, older checkpoints go
+first. What rank 0 does alone is tried again while storage fails.
+
 Every rank writes its part; what was written reaches the disk; then rank 0 writes the manifest.
 Only after that is the best one named and an older one removed.
 """
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +15,8 @@ from pathlib import Path
 from finetune_api.report import TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
 from finetune_trainer.environment import Workspace
+from finetune_trainer.errors import StorageError
+from finetune_trainer.training.failure import is_of_storage
 from finetune_trainer.training.gang import Gang
 from finetune_trainer.training.manifest import (
     Best,
@@ -18,25 +24,37 @@ from finetune_trainer.training.manifest import (
     Identity,
     Manifest,
     TrainingState,
+    complete_checkpoints,
     digest_files,
     files_of,
     sync,
     write_durably,
 )
 from finetune_trainer.training.resume import BEST_FILE, rotate
+from finetune_trainer.training.storage import free_bytes, persistently, require_room
+
+_log = logging.getLogger(__name__)
 
 
 class CheckpointStore:
     """The checkpoints of one attempt, in the job's workspace. Called by every rank."""
 
     def __init__(
-        self, workspace: Workspace, gang: Gang, identity: Identity, *, attempt: int, keep: int
+        self,
+        workspace: Workspace,
+        gang: Gang,
+        identity: Identity,
+        *,
+        attempt: int,
+        keep: int,
+        free: Callable[[Path], int] = free_bytes,
     ) -> None:
         self.attempt = attempt
         self._workspace = workspace
         self._gang = gang
         self._identity = identity
         self._keep = keep
+        self._free = free
 
     @property
     def root(self) -> Path:
@@ -50,12 +68,35 @@ class CheckpointStore:
     def save(
         self, write: Callable[[Path], None], state: TrainingState, result: TrainResult | None
     ) -> None:
-        """Make a complete checkpoint of what ``write`` writes into a folder."""
+        """Make a complete checkpoint of what ``write`` writes into a folder.
+
+        Raises
+        ------
+        StorageError
+            If it can't be written; the last complete checkpoint is then as it was.
+        """
         folder = self._workspace.path(self.path_of(state.step))
+        try:
+            self._save(folder, write, state, result)
+        except Exception as error:
+            # Libraries raise errors of their own for a write that failed.
+            if isinstance(error, StorageError) or not is_of_storage(error):
+                raise
+            raise StorageError(
+                f"{folder}: can't save the checkpoint of step {state.step} ({error}); the last "
+                "complete one stays. See that the volume has room and can be written"
+            ) from error
+
+    def _save(
+        self,
+        folder: Path,
+        write: Callable[[Path], None],
+        state: TrainingState,
+        result: TrainResult | None,
+    ) -> None:
         first = self._gang.place.is_first
         if first:
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(parents=True)
+            persistently(lambda: self._begin(folder, state.best))
         self._gang.barrier()
         write(folder)
         self._gang.barrier()
@@ -71,10 +112,9 @@ class CheckpointStore:
                 result=result,
             )
             content = manifest.model_dump_json(by_alias=True, indent=1).encode()
-            write_durably(folder / CHECKPOINT_MANIFEST, content)
-            self.name_best(state.best)
-            best = self._workspace.path(state.best.path) if state.best else None
-            rotate(self.root, self._identity, keep=self._keep, best=best, attempt=self.attempt)
+            persistently(lambda: write_durably(folder / CHECKPOINT_MANIFEST, content))
+            persistently(lambda: self.name_best(state.best))
+            persistently(lambda: self._rotate(state.best, keep=self._keep))
         self._gang.barrier()
 
     def name_best(self, best: Best | None) -> None:
@@ -84,6 +124,20 @@ class CheckpointStore:
             path.unlink(missing_ok=True)
         else:
             write_durably(path, best.model_dump_json(by_alias=True, indent=1).encode() + b"\n")
+
+    def _begin(self, folder: Path, best: Best | None) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        complete = complete_checkpoints(self.root)
+        needed = sum(file.size for file in complete[0].manifest.files) if complete else 0
+        if self._free(folder) < needed and self._keep > 1:
+            _log.warning("%s: little room is left: only the newest checkpoint is kept", self.root)
+            self._rotate(best, keep=1)
+        require_room(folder, needed, self._free(folder))
+
+    def _rotate(self, best: Best | None, *, keep: int) -> None:
+        path = self._workspace.path(best.path) if best else None
+        rotate(self.root, self._identity, keep=keep, best=path, attempt=self.attempt)
 
     def _flush(self, folder: Path) -> None:
         """Each worker waits for what its own ranks wrote; another's client can't."""

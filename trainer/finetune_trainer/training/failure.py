@@ -11,8 +11,8 @@ import traceback
 from finetune_api.report import ExitCode, Failure, FailureClass
 from finetune_trainer.errors import TrainerError
 
-_TRACEBACK_LIMIT = 2400
-_MESSAGE_LIMIT = 1024
+TRACEBACK_LIMIT = 2400
+MESSAGE_LIMIT = 1024
 _STORAGE_ERRNO = {
     errno.ENOSPC,
     errno.EROFS,
@@ -63,7 +63,7 @@ def failure_of(error: BaseException, rank: int | None) -> tuple[Failure, ExitCod
     lines = "" if isinstance(error, TrainerError) else _tail_of(error)
     failure = Failure(
         failure_class=failure_class,
-        message=text[:_MESSAGE_LIMIT],
+        message=text[:MESSAGE_LIMIT],
         rank=rank,
         by_peer=by_peer,
         traceback=lines,
@@ -94,9 +94,15 @@ def failure_of_death(
         failure_class=failure_class,
         message=f"rank {rank} {how}",
         rank=rank,
-        traceback=last_lines[-_TRACEBACK_LIMIT:],
+        traceback=last_lines[-TRACEBACK_LIMIT:],
     )
     return failure, exit_code
+
+
+def is_of_storage(error: BaseException) -> bool:
+    """Whether something could not be written or read, in a system's or a library's words."""
+    by_number = isinstance(error, OSError) and error.errno in _STORAGE_ERRNO
+    return by_number or _says(str(error), _STORAGE_WORDS)
 
 
 def _meaning(error: BaseException) -> tuple[FailureClass, ExitCode, bool]:
@@ -108,9 +114,7 @@ def _meaning(error: BaseException) -> tuple[FailureClass, ExitCode, bool]:
         return FailureClass.DEVICE_OOM, ExitCode.DEVICE_OUT_OF_MEMORY, False
     if isinstance(error, MemoryError) or _says(text, _HOST_MEMORY_WORDS):
         return FailureClass.HOST_OOM, ExitCode.INTERNAL, False
-    if (isinstance(error, OSError) and error.errno in _STORAGE_ERRNO) or _says(
-        text, _STORAGE_WORDS
-    ):
+    if is_of_storage(error):
         return FailureClass.STORAGE, ExitCode.STORAGE, False
     if _says(text, _HANG_WORDS):
         return FailureClass.COLLECTIVE_HANG, ExitCode.INTERNAL, False
@@ -122,4 +126,4 @@ def _says(text: str, words: tuple[str, ...]) -> bool:
 
 
 def _tail_of(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error))[-_TRACEBACK_LIMIT:]
+    return "".join(traceback.format_exception(error))[-TRACEBACK_LIMIT:]

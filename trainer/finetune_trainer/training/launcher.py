@@ -27,7 +27,7 @@ from finetune_trainer.reporting.termination import write_termination
 from finetune_trainer.training.failure import failure_of
 from finetune_trainer.training.hostmemory import oom_kills
 from finetune_trainer.training.manifest import Identity, Manifest
-from finetune_trainer.training.obituary import PodEnd, ended_in_order, pod_end
+from finetune_trainer.training.obituary import PodEnd, ended_in_order, hung, pod_end
 from finetune_trainer.training.place import Place, variables
 from finetune_trainer.training.rankprocess import RankEnd, RankProcess
 from finetune_trainer.training.resume import finished_before
@@ -165,6 +165,9 @@ def _run_ranks(
         ends.append(end)
         if kill_at is None and not ended_in_order(end):
             # The others can't go on. Most notice by themselves, and then say what they saw.
+            if hung(end):
+                for rank in ranks:
+                    rank.show_stack()
             kill_at = time.monotonic() + _PEER_GRACE_SECONDS
     return ends
 

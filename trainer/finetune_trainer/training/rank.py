@@ -6,6 +6,7 @@ heavy libraries are imported. Whatever ends it is told to the launcher before it
 
 import argparse
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -18,7 +19,7 @@ from finetune_trainer.reporting.events import Failed, Staged
 from finetune_trainer.training.channel import Channel
 from finetune_trainer.training.failure import failure_of
 from finetune_trainer.training.place import Place
-from finetune_trainer.training.stop import StopRequest
+from finetune_trainer.training.stop import STACK_SIGNAL, StopRequest
 
 _PR_SET_PDEATHSIG = 1
 
@@ -32,6 +33,8 @@ def main() -> None:
     end_with(arguments.launcher)
     stop = StopRequest()
     stop.install()
+    # Written without the interpreter: a rank that is stuck in a library can still do it.
+    faulthandler.register(STACK_SIGNAL, all_threads=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     code = _run(Channel(arguments.events), stop)
     sys.stdout.flush()

@@ -14,9 +14,10 @@ from typing import IO
 
 from finetune_trainer.reporting.events import Event, Failed, read_event
 from finetune_trainer.training.place import Place
-from finetune_trainer.training.stop import STOP_SIGNALS
+from finetune_trainer.training.stop import STACK_SIGNAL, STOP_SIGNALS
 
-_LAST_LINES = 40
+# A stack of training is some sixty lines deep.
+_LAST_LINES = 120
 _LINE_LIMIT = 400
 
 
@@ -85,6 +86,10 @@ class RankProcess:
     def ask_to_stop(self) -> None:
         """Send SIGTERM, if it still runs."""
         self._process.send_signal(signal.SIGTERM)
+
+    def show_stack(self) -> None:
+        """Let it write where it is among its last lines, if it still runs and can."""
+        self._process.send_signal(STACK_SIGNAL)
 
     def kill(self) -> None:
         """Send SIGKILL, if it still runs; its end is then this launcher's doing."""

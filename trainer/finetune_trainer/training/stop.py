@@ -9,6 +9,8 @@ import signal
 from types import FrameType
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STACK_SIGNAL = signal.SIGUSR1
+"""Not a stop: the launcher asks a rank with it where it is."""
 
 
 class StopRequest:
