@@ -14,7 +14,7 @@ import yaml
 from finetune_api.phases import Phase
 from finetune_api.report import Step
 from finetune_api.tasks import Metric
-from harness.helm import Values
+from harness.helm import NAMESPACE, OPERATOR, Values
 from harness.processes import REPOSITORY
 from harness.realcluster import EXAMPLE, Bench, kubectl, load_sources
 from harness.runtimejournal import RuntimeJournal
@@ -49,7 +49,7 @@ def test_the_example_goes_from_kubectl_apply_to_a_page_that_says_what_it_cost(
     assert "Read-only file system" in kubectl(*inside, "touch", "/opt/anything", check=False)
     assert "No module named 'kopf'" in kubectl(*inside, "python", "-c", "import kopf", check=False)
     assert not kubectl(*inside, "sh", "-c", "command -v gcc git uv pip || true").strip()
-    assert "step" in kubectl("logs", "-n", user.namespace, gang[0]["metadata"]["name"])
+    assert "leading" in kubectl("logs", "-n", NAMESPACE, f"deployment/{OPERATOR}")
 
     status = user.wait_over("reviews")
     assert status.phase is Phase.COMPLETE, status

@@ -63,6 +63,14 @@ class RuntimeJournal:
                 return int(pid)
         raise AssertionError(f"{container} does not run on {self.node.name}")
 
+    def pause(self, container: str) -> None:
+        """Freeze a container's processes, as on a machine that hangs."""
+        ctr(self.node.socket, "tasks", "pause", container)
+
+    def resume(self, container: str) -> None:
+        """Let a container's processes go on."""
+        ctr(self.node.socket, "tasks", "resume", container)
+
 
 @contextmanager
 def running_journal(node: Node, folder: Path) -> Iterator[RuntimeJournal]:
