@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import load_from_disk
+from peft import PeftModel
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from finetune_api.job import Truncation
+from finetune_api.lora import Lora
 from finetune_api.report import EvaluationReport, ExitCode, PrepareReport, Step, TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT, Run
 from finetune_api.tasks import Metric, Task
@@ -28,6 +31,7 @@ from finetune_trainer.data.prepare import prepare
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError
 from finetune_trainer.evaluation.step import evaluate
+from finetune_trainer.models.lora import adapt, save_adapter
 from finetune_trainer.training.manifest import (
     Identity,
     Manifest,
@@ -91,13 +95,17 @@ class Job:
         run = self.run(**changes)
         return prepare(self.environment(run), run)
 
-    def evaluate(self, model: PreTrainedModel, **changes: Any) -> EvaluationReport:
-        """Score a model as the checkpoint of step 1."""
+    def evaluate(self, model: PreTrainedModel | PeftModel, **changes: Any) -> EvaluationReport:
+        """Score a model, or an adapter, as the checkpoint of step 1."""
         report = self.prepare(**changes)
         best = LAYOUT.checkpoint(1, 1)
         run = self.run(Step.EVALUATE, best_checkpoint=str(best), **changes)
         folder = self.workspace.path(best)
-        model.save_pretrained(folder)
+        if isinstance(model, PeftModel):
+            folder.mkdir(parents=True)
+            save_adapter(model, folder)
+        else:
+            model.save_pretrained(folder)
         manifest = Manifest(
             attempt=1,
             identity=Identity(
@@ -167,6 +175,30 @@ def test_an_export_goes_on_in_a_plain_pipeline_as_it_was_scored(
     report = job.evaluate(make(tokenizer, seed=8))
     assert report.model is not None
     assert {Metric.PERPLEXITY, Metric.BITS_PER_BYTE} < report.metrics.keys()
+
+
+@pytest.mark.parametrize("output", ["merged", "adapter"])
+def test_an_adapter_is_scored_and_exported_in_the_form_in_which_it_leaves(
+    a_job: Callable[..., Job], output: str
+) -> None:
+    tokenizer = llama_tokenizer()
+    job, lora = a_job(PROMPTS, a_llama(tokenizer), tokenizer), {"rank": 2, "output": output}
+    # A base model that knows no stop of its own: the adapter's settings say where it does.
+    (job.folder / "model" / "generation_config.json").unlink()
+    adapted = adapt(a_llama(tokenizer), "model", Lora.model_validate(lora), (), seed=1)
+    trained = [one for one in adapted.parameters() if one.requires_grad]
+    torch.manual_seed(2)
+    for weight in trained:
+        torch.nn.init.normal_(weight, std=0.5)
+    report = job.evaluate(adapted, lora=lora)
+    assert job.prepare(lora=lora).model.trainable_parameters == sum(one.numel() for one in trained)
+    assert report.metrics[Metric.LOSS].value != report.baselines[0].metrics[Metric.LOSS].value
+    export = job.workspace.path(LAYOUT.output_model)
+    assert (export / "adapter_model.safetensors").exists() == (output == "adapter")
+    stops = json.loads((export / "generation_config.json").read_bytes())["eos_token_id"]
+    assert stops == [tokenizer.eos_token_id]
+    card = (export / "README.md").read_text()
+    assert ("GenerationConfig.from_pretrained(adapter)" in card) == (output == "adapter")
 
 
 def test_rows_that_are_too_long_or_teach_nothing_are_dropped_and_counted(
@@ -288,7 +320,7 @@ def train(job: Job, model: PreTrainedModel, name: str, **changes: Any) -> tuple[
         "checkpoint_every_steps": 100,
         "evals_per_epoch": 1,
     }
-    ranks = changes.pop("ranks", 1)
+    ranks, lora = changes.pop("ranks", 1), changes.pop("lora", None)
     split = {"micro_batch_size": 4, "accumulation_steps": 4 // ranks, "zero_stage": 0}
     claims = job.folder / "claims"
     saved(model, llama_tokenizer(), claims / "models" / "tiny")
@@ -299,20 +331,27 @@ def train(job: Job, model: PreTrainedModel, name: str, **changes: Any) -> tuple[
         task=Task.CAUSAL_LM,
         dataset={"train": "rows.jsonl", "columns": job.columns},
         model="pvc://models/tiny",
+        lora=lora,
     ).copied(job.folder.with_name(f"{job.folder.name}-{name}"))
     with training_gang.pods(gang, 1) as (pod,):
         code, told = pod.end()
         log = pod.log.read_text()
     assert code == ExitCode.DONE, log
     assert told.train is not None
+    adapters = list(gang.checkpoints.rglob("adapter_model.safetensors"))
+    assert bool(adapters) == (lora is not None)
     return told.train, log
 
 
-def test_packed_training_is_the_unpacked_one_on_any_gang(a_job: Callable[..., Job]) -> None:
+@pytest.mark.parametrize("lora", [None, {"rank": 4, "dropout": 0}])
+def test_packed_training_is_the_unpacked_one_on_any_gang(
+    a_job: Callable[..., Job], lora: dict[str, Any] | None
+) -> None:
     job, model = a_job(PROMPTS), a_llama(llama_tokenizer())
-    job.prepare()
-    alone, _ = train(job, model, "alone")
-    packed, _ = train(job, model, "packed", packing=True, ranks=2, zero_stage=3)
+    job.prepare(lora=lora)
+    alone, _ = train(job, model, "alone", lora=lora)
+    gang = {"ranks": 2, "zero_stage": 3, "activation_checkpointing": True}
+    packed, _ = train(job, model, "packed", lora=lora, packing=True, **gang)
     assert alone.packed_fill is None
     assert packed.packed_fill is not None
     assert packed.packed_fill > 0.7
