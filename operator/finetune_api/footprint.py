@@ -89,7 +89,8 @@ def memory_per_rank(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
     """Peak memory of one rank's device that trains with AdamW; what is offloaded is not on it."""
     states = _states(model, shape)
     activations = shape.micro_batch_size * _activations_per_row(model, shape)
-    logits = shape.micro_batch_size * model.classes * (shape.element + 2 * _FP32)
+    answers = shape.micro_batch_size * (shape.sequence_length if model.per_token else 1)
+    logits = answers * model.classes * (shape.element + 2 * _FP32)
     held = sum(states) + activations + logits
     weights, gathered, gradients, optimizer = states
     return MemoryBreakdown(

@@ -75,6 +75,14 @@ class Offload(StrEnum):
     PARAMETERS = "parameters"
 
 
+class Truncation(StrEnum):
+    """What becomes of a row of language data that is longer than ``training.maxLength``."""
+
+    DROP = "drop"
+    KEEP_START = "keepStart"
+    KEEP_END = "keepEnd"
+
+
 class GateBound(StrEnum):
     """Which side of the estimate has to pass: the value itself, or an end of its interval."""
 
@@ -112,7 +120,7 @@ class ModelSource(Contract):
         Method,
         Field(
             description="full: every weight of the model is trained. lora: small matrices beside "
-            "its linear layers, and the head."
+            "its linear layers, and the head (of causal-lm the matrices alone)."
         ),
     ] = Method.FULL
     lora: Annotated[Lora | None, Field(description="How method lora does it.")] = None
@@ -123,6 +131,20 @@ class ModelSource(Contract):
         return (self.lora or Lora()) if self.method is Method.LORA else None
 
 
+@rules(
+    Cel(
+        "has(self.prompt) == has(self.completion)",
+        "dataset.columns: prompt and completion go together; name both, or neither",
+    ),
+    Cel(
+        "!has(self.messages) || !has(self.prompt)",
+        "dataset.columns: messages excludes prompt and completion: keep one form",
+    ),
+    Cel(
+        "!has(self.tools) || has(self.messages)",
+        "dataset.columns.tools goes with dataset.columns.messages",
+    ),
+)
 class Columns(Contract):
     """Which columns of the data carry what."""
 
@@ -134,6 +156,25 @@ class Columns(Contract):
             "several labels a list, or a text with | between them; empty for none of them."
         ),
     ] = "label"
+    prompt: Annotated[
+        ShortText | None,
+        Field(description="causal-lm: the column with what is read, and not learned."),
+    ] = None
+    completion: Annotated[
+        ShortText | None,
+        Field(description="causal-lm: the column with what is learned after the prompt."),
+    ] = None
+    messages: Annotated[
+        ShortText | None,
+        Field(
+            description="causal-lm: the column with chats, lists of {role, content}; what the "
+            "assistant says is learned, by its message's weight (0 to 1) where it has one."
+        ),
+    ] = None
+    tools: Annotated[
+        ShortText | None,
+        Field(description="causal-lm: the column with a chat's tools, as a list or as its JSON."),
+    ] = None
     id: Annotated[
         ShortText | None,
         Field(description="A column that names the row in reports; by default its row number."),
@@ -150,7 +191,9 @@ class Columns(Contract):
 class Cleaning(Contract):
     """What is done to the rows before they are split; each step is counted and shown."""
 
-    markup: Annotated[bool, Field(description="Take HTML tags and entities out.")] = True
+    markup: Annotated[
+        bool, Field(description="Take HTML tags and entities out (not of causal-lm's rows).")
+    ] = True
     unicode_form: Annotated[
         Literal["NFC", "NFKC", "None"], Field(description="The Unicode form that texts get.")
     ] = "NFC"
@@ -162,7 +205,10 @@ class Cleaning(Contract):
     ] = True
     conflicts: Annotated[
         Literal["drop", "keep"],
-        Field(description="What happens to equal texts with different labels."),
+        Field(
+            description="What happens to equal texts with different labels; a question may have "
+            "several answers, so that causal-lm keeps them."
+        ),
     ] = "drop"
     drop_labels: Annotated[
         tuple[ShortText, ...],
@@ -250,6 +296,15 @@ class Dataset(Contract):
         ),
     ] = ()
     cleaning: Annotated[Cleaning, Field(description="Steps before the split.")] = Cleaning()
+    max_dropped_percent: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=100,
+            description="causal-lm: the most rows that may be left out because they are too long "
+            "or because no token of them is learned; more are an error (recipe: 5).",
+        ),
+    ] = None
     split: Annotated[Split, Field(description="Shares of the three roles.")] = Split()
     limit: Annotated[
         int | None,
@@ -332,8 +387,30 @@ class Training(Contract):
         ),
     ] = False
     max_length: Annotated[
-        int, Field(ge=8, le=131_072, description="Tokens per row; longer rows are cut, counted.")
-    ] = 256
+        int | None,
+        Field(
+            ge=8,
+            le=131_072,
+            description="Tokens per row; longer rows are cut, counted (recipe: 256, causal-lm "
+            "2048).",
+        ),
+    ] = None
+    truncation: Annotated[
+        Truncation | None,
+        Field(
+            description="causal-lm: what becomes of rows that are longer. drop: they are left out. "
+            "keepStart: the end is cut, and with it what stands there of an answer. keepEnd: the "
+            "beginning is cut. All are counted and named in the data report (recipe: drop)."
+        ),
+    ] = None
+    packing: Annotated[
+        bool | None,
+        Field(
+            description="causal-lm: short rows share a sequence, each for itself, which changes "
+            "nothing but the time. A model that sees over their borders trains unpacked (recipe: "
+            "true)."
+        ),
+    ] = None
     dropout: Annotated[
         float | None,
         Field(ge=0, lt=1, description="Overrides every dropout rate of the model's configuration."),
@@ -456,7 +533,10 @@ class Evaluation(Contract):
     ] = 2000
     keep_predictions: Annotated[
         bool,
-        Field(description="Keep the test rows' texts beside their predictions; ids stay anyway."),
+        Field(
+            description="Keep the test rows' texts beside their predictions, and of language "
+            "models some rows as they are learned and answered; ids stay anyway."
+        ),
     ] = True
 
 
@@ -544,6 +624,28 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         )
 
 
+_LANGUAGE_FIELDS = (
+    "dataset.columns.prompt",
+    "dataset.columns.messages",
+    "dataset.maxDroppedPercent",
+    "training.truncation",
+    "training.packing",
+)
+"""Fields that only language models obey."""
+
+
+def _language_rules() -> Iterator[Cel]:
+    for field in _LANGUAGE_FIELDS:
+        yield Cel(
+            f"self.task == '{Task.CAUSAL_LM.value}' || !has(self.{field})",
+            f"{field} goes with task {Task.CAUSAL_LM.value}; leave it out",
+        )
+    yield Cel(
+        f"self.task != '{Task.CAUSAL_LM.value}' || self.dataset.split.strategy == 'hash'",
+        f"dataset.split.strategy: {Task.CAUSAL_LM.value} has no classes to stratify by; set hash",
+    )
+
+
 @rules(
     Cel(
         "self.training.globalBatchSize % "
@@ -553,6 +655,7 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         "every rank gets as many rows",
     ),
     *(rule for task in TASKS for rule in _task_rules(task)),
+    *_language_rules(),
     Cel(
         "self.training.precision != 'fp16' || self.compute.gpusPerWorker > 0",
         "training.precision: fp16 needs GPUs: set compute.gpusPerWorker, or take bf16 or fp32",

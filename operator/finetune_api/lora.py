@@ -46,7 +46,7 @@ class Lora(Contract):
         Field(
             max_length=64,
             description="Linear layers that get them, by the name's end (query, mlp.up_proj); by "
-            "default all of the backbone. The head is trained in full in any case.",
+            "default all of the backbone. A head for classes or numbers is trained in full.",
         ),
     ] = ()
     output: Annotated[

@@ -7,7 +7,7 @@ about the pod itself.
 from enum import IntEnum, StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from finetune_api.markers import Contract, Digest, Label, ShortText, Text, Timestamp
 from finetune_api.tasks import Baseline, Metric, Task
@@ -28,6 +28,11 @@ Count = Annotated[int, Field(ge=0, le=1_000_000_000_000_000)]
 """Rows, tokens or weights."""
 Size = Annotated[int, Field(ge=1, le=1_000_000_000_000_000)]
 """A count of what there is at least one of."""
+
+
+PASSAGE_CHARACTERS = 600
+Passage = Annotated[str, StringConstraints(max_length=PASSAGE_CHARACTERS)]
+"""A piece of a row or of an answer to one."""
 
 
 class ExitCode(IntEnum):
@@ -196,6 +201,15 @@ class TrainResult(Contract):
         bool, Field(description="It did not get better for as long as earlyStopping allows.")
     ] = False
     checkpoint: Annotated[ShortText, Field(description="The best checkpoint, in the workspace.")]
+    packed_fill: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the packed sequences that rows fill; unset where they were not "
+            "packed.",
+        ),
+    ] = None
 
 
 class Termination(Contract):
@@ -272,6 +286,10 @@ class TokenStatistics(Contract):
     """Rows cut at training.maxLength."""
     truncated_examples: Annotated[tuple[ShortText, ...], Field(max_length=10)] = ()
     """Ids of some of them."""
+    learned: Annotated[
+        Count | None,
+        Field(description="Tokens that are learned, after the cut; the others are only read."),
+    ] = None
 
 
 class DataReport(Contract):
@@ -335,7 +353,9 @@ class ModelFacts(Contract):
     max_positions: Size | None = None
     """Longest input, in tokens."""
     classes: Size
-    """Outputs of the head."""
+    """Outputs of the head; of a language model its vocabulary."""
+    per_token: bool = False
+    """Whether the head answers for each token, and not once for a row."""
 
 
 class BaselineFit(Contract):
@@ -413,6 +433,20 @@ class GateResult(Contract):
     """Whether it holds."""
 
 
+class Generation(Contract):
+    """A test row as it was asked, and what the model and its base answered, for people to read."""
+
+    row_id: ShortText
+    asked: Passage
+    """The end of what the model read."""
+    expected: Passage
+    """What the row answers."""
+    answered: Passage
+    """What the model answered, greedily, special tokens included."""
+    untuned: Passage
+    """What the untuned model answered."""
+
+
 class EvaluationReport(Contract):
     """The evaluate step's whole result; lies beside the model."""
 
@@ -437,6 +471,10 @@ class EvaluationReport(Contract):
         Field(description="Rows: the true class; columns: the predicted one."),
     ] = ()
     baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)]
+    generations: Annotated[
+        tuple[Generation, ...],
+        Field(max_length=16, description="Of language models, unless keepPredictions is false."),
+    ] = ()
     gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()
     passed: bool
     resamples: Size

@@ -20,6 +20,7 @@ from finetune_api.job import (
     Offload,
     Precision,
     Scheduler,
+    Truncation,
 )
 from finetune_api.markers import Contract, Digest, ShortText
 from finetune_api.report import Step
@@ -47,6 +48,8 @@ class RunTraining(Contract):
     activation_checkpointing: bool
     compile: bool
     max_length: int
+    truncation: Truncation | None = None
+    packing: bool = False
     dropout: float | None
     evals_per_epoch: int
     early_stopping: EarlyStopping | None
@@ -154,6 +157,7 @@ class Layout:
     checkpoints: PurePosixPath = PurePosixPath("checkpoints")
     output: PurePosixPath = PurePosixPath("output")
     output_model: PurePosixPath = PurePosixPath("output/model")
+    rendered_rows: PurePosixPath = PurePosixPath("output/rendered-rows.txt")
     predictions: PurePosixPath = PurePosixPath("output/predictions.parquet")
     evaluation_report: PurePosixPath = PurePosixPath("output/evaluation.json")
 

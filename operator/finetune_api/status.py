@@ -133,6 +133,11 @@ class Resolved(Contract):
     """Passes over the training rows, unless maxSteps is set."""
     max_steps: Annotated[int | None, Field(ge=1)] = None
     """Optimizer steps, unless epochs is set."""
+    max_length: Annotated[int | None, Field(ge=1, description="Tokens per row.")] = None
+    truncation: Annotated[
+        Label | None, Field(description="What becomes of rows of language data that are longer.")
+    ] = None
+    packing: Annotated[bool, Field(description="Whether short rows share a sequence.")] = False
     precision: Label
     """Arithmetic of the forward and backward pass."""
     activation_checkpointing: bool = False

@@ -15,6 +15,7 @@ class Task(StrEnum):
     TEXT_CLASSIFICATION = "text-classification"
     MULTI_LABEL_CLASSIFICATION = "multi-label-classification"
     TEXT_REGRESSION = "text-regression"
+    CAUSAL_LM = "causal-lm"
 
 
 class Metric(StrEnum):
@@ -34,6 +35,9 @@ class Metric(StrEnum):
     MAE = "mae"
     R_SQUARED = "rSquared"
     SPEARMAN = "spearman"
+    PERPLEXITY = "perplexity"
+    BITS_PER_BYTE = "bitsPerByte"
+    TOKEN_ACCURACY = "tokenAccuracy"  # noqa: S105 - a metric
     ERROR_REDUCTION = "errorReduction"
 
 
@@ -43,6 +47,7 @@ class Baseline(StrEnum):
     MAJORITY = "majority"
     MEAN = "mean"
     TFIDF = "tfidf"
+    UNTUNED = "untuned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +119,20 @@ METRICS: Mapping[Metric, MetricFacts] = {
         meaning="Correlation of the ranks of truth and prediction, 0 for guessing.",
         floor=-1.0,
     ),
+    Metric.PERPLEXITY: MetricFacts(
+        name="perplexity",
+        meaning="exp of the mean negative log-likelihood of a learned token; 1 is certainty.",
+        lower_is_better=True,
+    ),
+    Metric.BITS_PER_BYTE: MetricFacts(
+        name="bits per byte",
+        meaning="Bits that a byte of the learned text takes; comparable between tokenizers.",
+        lower_is_better=True,
+    ),
+    Metric.TOKEN_ACCURACY: MetricFacts(
+        name="token accuracy",
+        meaning="Share of the learned tokens that are the model's first choice.",
+    ),
     Metric.ERROR_REDUCTION: MetricFacts(
         name="error reduction",
         meaning="Share of a baseline's errors that the model doesn't make; of its squared error "
@@ -126,6 +145,7 @@ BASELINES: Mapping[Baseline, str] = {
     Baseline.MAJORITY: "the majority class",
     Baseline.MEAN: "the mean of the training rows",
     Baseline.TFIDF: "tuned TF-IDF",
+    Baseline.UNTUNED: "the untuned model",
 }
 
 
@@ -141,6 +161,7 @@ class ErrorWords:
 ERRORS = ErrorWords("errors", "fewer", "many")
 LABEL_ERRORS = ErrorWords("label errors", "fewer", "many")
 SQUARED_ERROR = ErrorWords("squared error", "less", "much")
+WRONG_TOKENS = ErrorWords("wrong tokens", "fewer", "many")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +172,8 @@ class TaskFacts:
     are told of baselines too. Of ``baselines`` the last is the one to beat: a requirement on
     errorReduction goes against it by default. ``error`` is what errorReduction counts, and
     ``classes`` what one line of a report's per-class table is of; unset where there are none.
+    ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets, and
+    ``packs`` says that several rows may share a sequence.
     """
 
     model: str
@@ -160,6 +183,8 @@ class TaskFacts:
     error: ErrorWords
     classes: str | None
     learning_rate: float
+    max_length: int = 256
+    packs: bool = False
 
     @property
     def headline(self) -> Metric:
@@ -213,5 +238,21 @@ TASKS: Mapping[Task, TaskFacts] = {
         error=SQUARED_ERROR,
         classes=None,
         learning_rate=3e-5,
+    ),
+    Task.CAUSAL_LM: TaskFacts(
+        model="language model",
+        metrics=(
+            Metric.PERPLEXITY,
+            Metric.BITS_PER_BYTE,
+            Metric.TOKEN_ACCURACY,
+            Metric.LOSS,
+        ),
+        compared=(Metric.PERPLEXITY, Metric.BITS_PER_BYTE, Metric.TOKEN_ACCURACY),
+        baselines=(Baseline.UNTUNED,),
+        error=WRONG_TOKENS,
+        classes=None,
+        learning_rate=1e-5,
+        max_length=2048,
+        packs=True,
     ),
 }

@@ -157,6 +157,8 @@ def _tolerating(**fields: Any) -> Object:
 
 
 _DATASET = {"train": "pvc://data/reviews.csv", "labels": ["good", "bad"]}
+_LANGUAGE = changed(JOB, {"spec.task": "causal-lm"})
+_PROMPTS = {"prompt": "question", "completion": "answer"}
 _SEALED = changed(USAGE_RECORD, {"spec.sealed": True})
 _RUNNING = changed(JOB, {"status.attempt": 2, "status.phase": "Training"})
 
@@ -304,6 +306,76 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "dataset: text-regression has no classes",
         accepted=_regression(gate=[]),
         rejected=changed(_regression(gate=[]), {"spec.dataset.labels": ["good", "bad"]}),
+    ),
+    RuleExample(
+        "dataset.columns: prompt and completion go together",
+        accepted=changed(_LANGUAGE, {"spec.dataset.columns": _PROMPTS}),
+        rejected=changed(_LANGUAGE, {"spec.dataset.columns": {"prompt": "question"}}),
+    ),
+    RuleExample(
+        "dataset.columns: messages excludes prompt and completion",
+        accepted=changed(_LANGUAGE, {"spec.dataset.columns": {"messages": "chat"}}),
+        rejected=changed(_LANGUAGE, {"spec.dataset.columns": {**_PROMPTS, "messages": "chat"}}),
+    ),
+    RuleExample(
+        "dataset.columns.tools goes with dataset.columns.messages",
+        accepted=changed(
+            _LANGUAGE, {"spec.dataset.columns": {"messages": "chat", "tools": "tools"}}
+        ),
+        rejected=changed(_LANGUAGE, {"spec.dataset.columns": {"tools": "tools"}}),
+    ),
+    RuleExample(
+        "dataset.columns.prompt goes with task",
+        accepted=changed(_LANGUAGE, {"spec.dataset.columns": _PROMPTS}),
+        rejected=changed(JOB, {"spec.dataset.columns": _PROMPTS}),
+    ),
+    RuleExample(
+        "dataset.columns.messages goes with task",
+        accepted=changed(_LANGUAGE, {"spec.dataset.columns": {"messages": "chat"}}),
+        rejected=changed(JOB, {"spec.dataset.columns": {"messages": "chat"}}),
+    ),
+    RuleExample(
+        "dataset.maxDroppedPercent goes with task",
+        accepted=changed(_LANGUAGE, {"spec.dataset.maxDroppedPercent": 20}),
+        rejected=changed(JOB, {"spec.dataset.maxDroppedPercent": 20}),
+    ),
+    RuleExample(
+        "training.truncation goes with task",
+        accepted=changed(_LANGUAGE, {"spec.training.truncation": "keepEnd"}),
+        rejected=changed(JOB, {"spec.training.truncation": "keepEnd"}),
+    ),
+    RuleExample(
+        "training.packing goes with task",
+        accepted=changed(_LANGUAGE, {"spec.training.packing": False}),
+        rejected=changed(JOB, {"spec.training.packing": False}),
+    ),
+    RuleExample(
+        "dataset: causal-lm has no classes",
+        accepted=_LANGUAGE,
+        rejected=changed(_LANGUAGE, {"spec.dataset.labels": ["good", "bad"]}),
+    ),
+    RuleExample(
+        "dataset.split.strategy: causal-lm",
+        accepted=changed(_LANGUAGE, {"spec.dataset.split": {"strategy": "hash"}}),
+        rejected=changed(_LANGUAGE, {"spec.dataset.split": {"strategy": "stratified"}}),
+    ),
+    RuleExample(
+        "evaluation.gate: causal-lm is measured by",
+        accepted=changed(
+            _LANGUAGE,
+            {"spec.evaluation.gate": [{"name": "sure", "metric": "perplexity", "max": 20}]},
+        ),
+        rejected=changed(_LANGUAGE, {"spec.evaluation.gate": _gate()}),
+    ),
+    RuleExample(
+        "evaluation.gate: causal-lm is compared with",
+        accepted=changed(
+            _LANGUAGE,
+            {"spec.evaluation.gate": _gate(metric="errorReduction", against="untuned")},
+        ),
+        rejected=changed(
+            _LANGUAGE, {"spec.evaluation.gate": _gate(metric="errorReduction", against="tfidf")}
+        ),
     ),
     RuleExample(
         "storage.claim and storage.size exclude each other",

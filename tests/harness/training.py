@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,10 @@ class Job:
     training: Mapping[str, Any]
     ranks: int = 1
     workers: int = 1
-    lora: dict[str, Any] | None = None
     task: Task = Task.TEXT_CLASSIFICATION
+    dataset: Mapping[str, Any] = field(default_factory=lambda: {"train": "sentences.csv"})
+    model: str = "pvc://models/tiny-bert"
+    lora: dict[str, Any] | None = None
 
     @property
     def workspace(self) -> Path:
@@ -148,13 +150,13 @@ def pods(
 ) -> Iterator[list[Pod]]:
     """Run an attempt of a job: a pod per worker. `largest_file` limits what it can write."""
     run = a_run(
-        dataset={"train": "sentences.csv"},
-        model="pvc://models/tiny-bert",
+        dataset=dict(job.dataset),
+        model=job.model,
         step=Step.TRAIN,
+        task=job.task,
         training=dict(job.training),
         gang={"workers": job.workers, "ranks_per_worker": job.ranks} | dict(gang or {}),
         lora=job.lora,
-        task=job.task,
     )
     variables = an_environment(job.folder, run)
     rendezvous = free_port()

@@ -215,6 +215,10 @@ def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: 
         f"{result.steps} steps{early}; the best checkpoint is of step {result.best_step}, with "
         f"loss {result.best_select_loss:.4f} on the select rows."
     )
+    if result.packed_fill is not None:
+        message += f" Packed rows filled {result.packed_fill:.0%} of their sequences."
+    elif status.resolved is not None and status.resolved.packing:
+        message += " Rows were not packed: the model would have seen over their borders."
     return status.model_copy(
         update={
             "best_checkpoint": result.checkpoint,

@@ -8,7 +8,7 @@ attempt.
 from dataclasses import dataclass
 
 from finetune_api.digests import spec_digest
-from finetune_api.job import FineTuneJob, Precision
+from finetune_api.job import FineTuneJob, Precision, Truncation
 from finetune_api.lora import Method
 from finetune_api.report import FailureClass, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
@@ -80,6 +80,7 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
     training = job.spec.training
     gang, note = map_gang(job, engine)
     batch = plan_batch(training.global_batch_size, gang.world_size, training.max_micro_batch_size)
+    recipe = TASKS[job.spec.task]
     by_steps = smoke or training.max_steps is not None
     max_steps = min(SMOKE_STEPS, training.max_steps or SMOKE_STEPS) if smoke else training.max_steps
     precision = training.precision
@@ -96,6 +97,9 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         learning_rate=training.learning_rate or _recipe_learning_rate(job),
         epochs=None if by_steps else (training.epochs or _RECIPE_EPOCHS),
         max_steps=max_steps,
+        max_length=training.max_length or recipe.max_length,
+        truncation=(training.truncation or Truncation.DROP) if recipe.packs else None,
+        packing=recipe.packs and training.packing is not False,
         precision=precision,
         activation_checkpointing=training.activation_checkpointing,
         image=engine.image,
@@ -219,7 +223,12 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             precision=Precision(resolved.precision),
             activation_checkpointing=resolved.activation_checkpointing,
             compile=spec.training.compile,
-            max_length=spec.training.max_length,
+            # A job that was admitted before these were frozen has the length in its spec.
+            max_length=resolved.max_length
+            or spec.training.max_length
+            or TASKS[spec.task].max_length,
+            truncation=Truncation(resolved.truncation) if resolved.truncation else None,
+            packing=resolved.packing,
             dropout=spec.training.dropout,
             evals_per_epoch=spec.training.evals_per_epoch,
             early_stopping=spec.training.early_stopping,

@@ -25,6 +25,7 @@ UNLABELED_LIMIT = 0.05
 
 DROPPED_LABEL = "dropped label"
 NO_LABEL = "no label"
+NO_ANSWER = "no answer"
 NO_TEXT = "no text"
 MARKUP = "markup"
 CONTROL = "control characters"
@@ -35,10 +36,32 @@ CONFLICT = "conflicting labels"
 SAMPLED = "beyond the limit"
 LEAK = "leaks: input in another role"
 GROUP_LEAK = "leaks: group in the test set"
+CROSSING = "answers cut out of a token"
+TOO_LONG = "longer than training.maxLength"
+ANSWER_CUT = "answers cut at training.maxLength"
+NOT_LEARNED = "no learned token"
 
 DROPPING = frozenset(
-    {DROPPED_LABEL, NO_LABEL, NO_TEXT, TOO_SHORT, DUPLICATE, CONFLICT, SAMPLED, LEAK, GROUP_LEAK}
+    {
+        DROPPED_LABEL,
+        NO_LABEL,
+        NO_ANSWER,
+        NO_TEXT,
+        TOO_SHORT,
+        DUPLICATE,
+        CONFLICT,
+        SAMPLED,
+        LEAK,
+        GROUP_LEAK,
+        TOO_LONG,
+        NOT_LEARNED,
+    }
 )
+
+_WAYS_OUT = {
+    NO_LABEL: "fill dataset.columns.label in",
+    NO_ANSWER: "write down what is to be answered",
+}
 
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9:-]*(?:\s[^<>]*)?/?>")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
@@ -102,10 +125,10 @@ def clean(
     """
     counts.open(*_steps(rules, form))
     cleaned = list(_clean_each(rows, rules, labels, counts, form))
-    _check_unlabeled(counts)
+    _check_unlabeled(counts, form)
     if rules.deduplicate:
         cleaned = _without_duplicates(cleaned, counts)
-    if rules.conflicts == "drop":
+    if rules.conflicts == "drop" and form.has_one_target:
         cleaned = _without_conflicts(cleaned, counts)
     if not cleaned:
         what = ", ".join(f"{step}: {rows}" for step, rows in counts.rows.items() if rows)
@@ -119,14 +142,14 @@ def clean(
 def _steps(rules: Cleaning, form: AnyForm) -> list[str]:
     chosen = [
         (DROPPED_LABEL, bool(rules.drop_labels)),
-        (NO_LABEL, True),
+        (form.no_target, True),
         (NO_TEXT, True),
         (MARKUP, rules.markup and form.holds_markup),
         (CONTROL, True),
         (UNICODE, rules.unicode_form != "None"),
         (TOO_SHORT, True),
         (DUPLICATE, rules.deduplicate),
-        (CONFLICT, rules.conflicts == "drop"),
+        (CONFLICT, rules.conflicts == "drop" and form.has_one_target),
     ]
     return [step for step, on in chosen if on]
 
@@ -170,7 +193,7 @@ def _reason_to_drop(
     row: AnyRow, classes: Collection[str], dropped_labels: Collection[str], form: AnyForm
 ) -> str | None:
     if row.target is None:
-        return NO_LABEL
+        return form.no_target
     if any(label in dropped_labels for label in classes):
         return DROPPED_LABEL
     return NO_TEXT if not form.text_of(row.input).strip() else None
@@ -212,13 +235,13 @@ def _without_comments(text: str) -> str:
     return "".join([*parts, text[start:]])
 
 
-def _check_unlabeled(counts: Counts) -> None:
-    missing = counts.rows[NO_LABEL]
+def _check_unlabeled(counts: Counts, form: AnyForm) -> None:
+    missing = counts.rows[form.no_target]
     if missing > UNLABELED_LIMIT * counts.read:
         raise DataError(
-            f"dataset: {missing} of {counts.read} rows have no label, more than "
-            f"{UNLABELED_LIMIT:.0%} (rows {', '.join(counts.examples[NO_LABEL][:5])}, …); fill "
-            "dataset.columns.label in, or take those rows out"
+            f"dataset: {missing} of {counts.read} rows have {form.no_target}, more than "
+            f"{UNLABELED_LIMIT:.0%} (rows {', '.join(counts.examples[form.no_target][:5])}, …); "
+            f"{_WAYS_OUT[form.no_target]}, or take those rows out"
         )
 
 

@@ -26,6 +26,14 @@ class RowForm(Protocol[I, T]):
     def holds_markup(self) -> bool:
         """Whether tags may stand in its texts, and can be taken out of them."""
 
+    @property
+    def no_target(self) -> str:
+        """What the lack of a target is called in reports."""
+
+    @property
+    def has_one_target(self) -> bool:
+        """Whether equal inputs with different targets can't all be right."""
+
     def columns(self, columns: Columns) -> Mapping[str, str]:
         """The columns that a row is read from, by their setting under ``dataset.columns``."""
 

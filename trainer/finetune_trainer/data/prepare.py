@@ -48,13 +48,20 @@ from finetune_trainer.errors import DataError, StorageError, TrainerError, Usage
 from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer
 from finetune_trainer.models.facts import model_facts
 from finetune_trainer.models.fit import require_same_labels, require_same_padding
+from finetune_trainer.tasks.form import Rendering
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.manifest import sync
 
 MARKER = LAYOUT.prepare_report.parent / "COMPLETE"
 _MAKING = LAYOUT.prepare_report.parent / ".making"
 _MOST_CLASSES = 200
-_MADE = (LAYOUT.prepared, LAYOUT.test, LAYOUT.baselines, LAYOUT.prepare_report)
+_MADE = (
+    LAYOUT.prepared,
+    LAYOUT.test,
+    LAYOUT.baselines,
+    LAYOUT.rendered_rows,
+    LAYOUT.prepare_report,
+)
 _log = logging.getLogger(__name__)
 
 
@@ -109,7 +116,13 @@ def _make(
     tokenizer = load_tokenizer(model, run.model.uri)
     check_lengths(config, tokenizer, run.model.uri, run.training.max_length)
     require_same_padding(run.model.uri, config, tokenizer)
-    rows = _read(environment, run, form.rows, making / "sources")
+    rendering = None
+    if form.rendering is not None:
+        rendering = form.rendering(model, tokenizer, run)
+    rows = _read(environment, run, form.rows, rendering, making / "sources")
+    if rendering is not None and run.evaluation.keep_predictions:
+        text = rendering.shown(rows.roles.train)
+        _made_at(making, LAYOUT.rendered_rows).write_text(text, encoding="utf-8")
     outputs = form.rows.outputs(rows.classes)
     require_same_labels(run.model.uri, config, form.head, outputs)
     facts = model_facts(
@@ -147,7 +160,13 @@ class _ReadRows:
     sources: dict[str, Digest]
 
 
-def _read(environment: RankEnvironment, run: Run, form: AnyForm, folder: Path) -> _ReadRows:
+def _read(
+    environment: RankEnvironment,
+    run: Run,
+    form: AnyForm,
+    rendering: Rendering | None,
+    folder: Path,
+) -> _ReadRows:
     """Fetch, read, clean and split; the copies are gone when it returns."""
     dataset = run.dataset
     own_test = dataset.test is not None
@@ -155,10 +174,10 @@ def _read(environment: RankEnvironment, run: Run, form: AnyForm, folder: Path) -
     if dataset.test is not None:
         files["test"] = fetch(dataset.test, environment, "dataset.test", folder / "test")
     counts, test_counts = Counts(), Counts() if own_test else None
-    rows = _clean_sample(run, form, files["train"], counts)
+    rows = _clean_sample(run, form, rendering, files["train"], counts)
     test = None
     if test_counts is not None:
-        test = _clean_sample(run, form, files["test"], test_counts)
+        test = _clean_sample(run, form, rendering, files["test"], test_counts)
     shutil.rmtree(folder)
     roles = without_leaks(split(rows, dataset.split, test), counts, own_test=own_test)
     classes = classes_of(roles, dataset.labels, fewest=form.fewest_classes, most=_MOST_CLASSES)
@@ -176,7 +195,11 @@ def _read(environment: RankEnvironment, run: Run, form: AnyForm, folder: Path) -
 
 
 def _clean_sample(
-    run: Run, form: AnyForm, files: Sequence[SourceFile], counts: Counts
+    run: Run,
+    form: AnyForm,
+    rendering: Rendering | None,
+    files: Sequence[SourceFile],
+    counts: Counts,
 ) -> list[AnyCleanRow]:
     dataset = run.dataset
     sources = [
@@ -191,7 +214,8 @@ def _clean_sample(
         for file in files
     ]
     cleaned = clean(read_files(sources), dataset.cleaning, dataset.labels, counts, form)
-    return sample(cleaned, dataset.limit, dataset.split.seed, counts)
+    sampled = sample(cleaned, dataset.limit, dataset.split.seed, counts)
+    return sampled if rendering is None else rendering.render(sampled, counts)
 
 
 def _tokenize(
@@ -252,6 +276,10 @@ def _put_in_place(
         target = workspace.path(part)
         if target.is_dir():
             shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+        if not _made_at(making, part).exists():
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         _made_at(making, part).replace(target)
         for path in (target, *(target.rglob("*") if target.is_dir() else ())):
@@ -286,8 +314,9 @@ def _stored(environment: RankEnvironment, run: Run) -> PrepareReport | None:
     if marker.inputs != _inputs_digest(run):
         if trained:
             raise UsageError(
-                f"{workspace.root}: its checkpoints were trained with another task, model, dataset "
-                "or training.maxLength; restore the manifest, or start a new job"
+                f"{workspace.root}: its checkpoints were trained with another task, model, "
+                "dataset, training.maxLength or training.truncation; restore the manifest, or "
+                "start a new job"
             )
         return None
     if not _same_bytes(environment, run, marker):
@@ -340,4 +369,6 @@ def _inputs_digest(run: Run) -> Digest:
         "dataset": run.dataset.wire(),
         "maxLength": run.training.max_length,
     }
+    if run.training.truncation is not None:
+        inputs["truncation"] = run.training.truncation
     return f"sha256:{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}"

@@ -9,6 +9,7 @@ import numpy as np
 
 from finetune_api.job import Columns
 from finetune_api.report import TargetStatistics
+from finetune_trainer.data.cleaning import NO_LABEL
 from finetune_trainer.data.values import Values, name_in, names_in, number_in, text_in
 from finetune_trainer.errors import DataError
 
@@ -17,6 +18,8 @@ class TextRows:
     """What every row has whose input is one text; the target is for others to read."""
 
     holds_markup = True
+    no_target = NO_LABEL
+    has_one_target = True
 
     def columns(self, columns: Columns) -> Mapping[str, str]:
         """Text and label."""

@@ -25,13 +25,15 @@ _EXAMPLES = 10
 class TokenLengths:
     """Lengths in tokens before any cut, row by row, special tokens included.
 
-    ``cut`` says of each row whether it is in one example whole; ``examples`` counts them.
+    ``cut`` says of each row whether it is in one example whole; ``examples`` counts them;
+    ``learned`` the tokens that are learned, where others are only read.
     """
 
     lengths: NDArray[np.int64]
     cut: NDArray[np.bool_]
     ids: tuple[str, ...]
     examples: int
+    learned: int | None
 
     def statistics(self) -> TokenStatistics:
         """Sum them up."""
@@ -45,6 +47,7 @@ class TokenLengths:
             p95=float(np.quantile(self.lengths, 0.95)),
             truncated_rows=len(cut),
             truncated_examples=tuple(self.ids[place] for place in cut[:_EXAMPLES]),
+            learned=self.learned,
         )
 
 
@@ -70,15 +73,19 @@ def write_tokenized(
         columns |= encoder.kept_features
     lengths: list[int] = []
     cut: list[bool] = []
+    learned: list[int] = []
 
     def generate() -> Iterator[dict[str, Any]]:
         lengths.clear()
         cut.clear()
+        learned.clear()
         for start in range(0, len(rows), _BATCH_ROWS):
             batch = rows[start : start + _BATCH_ROWS]
             for row, encoded in zip(batch, encoder.encode(batch), strict=True):
                 lengths.append(encoded.tokens)
                 cut.append(encoded.is_cut)
+                if encoded.learned is not None:
+                    learned.append(encoded.learned)
                 own = {"row_id": row.id, "group": row.group}
                 own |= encoder.kept(row) if keep_input else {}
                 yield from ({**own, **example} for example in encoded.examples)
@@ -101,4 +108,5 @@ def write_tokenized(
         cut=np.asarray(cut, dtype=np.bool_),
         ids=tuple(row.id for row in rows),
         examples=len(made),
+        learned=sum(learned) if learned else None,
     )

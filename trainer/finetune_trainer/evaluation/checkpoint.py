@@ -17,6 +17,7 @@ from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, NodeFaultError, StorageError, UsageError
 from finetune_trainer.models.check import load_tokenizer
+from finetune_trainer.models.generation import settle_generation
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.load import load_model
 from finetune_trainer.models.lora import load_adapter, merged
@@ -110,14 +111,22 @@ def load_checkpoint(
     absent = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
     if absent:
         raise UsageError(f"{folder}: weights are missing or misshapen: {', '.join(absent[:5])}")
-    theirs = tuple(label for _, label in sorted(model.config.id2label.items()))
+    base = resolve_local(run.model.uri, environment, "model.uri")
+    tokenizer = load_tokenizer(base, run.model.uri)
+    if head.generates:
+        settle_generation(model, tokenizer)
+    else:
+        _require_classes(model, labels, folder)
+    return model.to(run.gang.device), tokenizer
+
+
+def _require_classes(model: PreTrainedModel, labels: tuple[str, ...], folder: Path) -> None:
+    theirs = tuple(label for _, label in sorted((model.config.id2label or {}).items()))
     if theirs != labels:
         raise UsageError(
             f"{folder}: the model's classes are {list(theirs[:5])}, those of the data "
             f"{list(labels[:5])}; train again"
         )
-    base = resolve_local(run.model.uri, environment, "model.uri")
-    return model.to(run.gang.device), load_tokenizer(base, run.model.uri)
 
 
 def _adapted(

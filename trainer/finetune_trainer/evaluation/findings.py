@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.report import PrepareReport
+from finetune_api.report import Generation, PrepareReport
 from finetune_api.run import Run
 from finetune_trainer.evaluation.scores import Scores
 from finetune_trainer.models.proof import Proof
@@ -19,7 +19,8 @@ from finetune_trainer.training.rows import Collation
 class TestRows:
     """The test rows with all that scores them.
 
-    ``baselines`` is the folder that the prepare step saved them to.
+    ``baselines`` is the folder that the prepare step saved them to, ``base`` that of the model
+    before it was tuned.
     """
 
     __test__ = False
@@ -30,6 +31,8 @@ class TestRows:
     run: Run
     prepared: PrepareReport
     baselines: Path
+    base: Path
+    tokenizer: PreTrainedTokenizerBase
 
     @property
     def ids(self) -> Sequence[str]:
@@ -47,9 +50,10 @@ class Findings:
     """What scoring brought.
 
     ``predictions`` has a line for each test row, and every figure of ``scores`` follows from it.
-    ``proof`` is what an exported model has to answer again.
+    ``proof`` is what an exported model has to answer again; ``generations`` are for people.
     """
 
     scores: Scores
     predictions: pa.Table
     proof: Proof
+    generations: tuple[Generation, ...] = ()

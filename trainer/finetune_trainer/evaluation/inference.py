@@ -4,7 +4,8 @@ Only what is taken of them is kept. Rows are scored by length, so that a batch p
 place of a row in the result is its place in the set, whatever the order of scoring.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -52,11 +53,12 @@ def score_rows(
     collation: Collation,
     take: Callable[[Places, Batch, Any], None],  # a model's outputs have no common type
     batch_tokens: int = BATCH_TOKENS,
+    call: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Give ``take`` the outputs for every row: the rows' places, their batch, and the outputs.
 
     Rows are padded as in training. The model is used as it is, on its device and in its precision,
-    in evaluation mode.
+    in evaluation mode; ``call`` are further keywords of its call.
 
     Raises
     ------
@@ -69,7 +71,7 @@ def score_rows(
     with torch.inference_mode():
         for places in batches_by_length(prepared.lengths, batch_tokens):
             batch, _ = prepared.batch(places.tolist())
-            take(places, batch, model(**model_inputs(batch, model.device)))
+            take(places, batch, model(**model_inputs(batch, model.device), **call))
             scored[places] += 1
     if not (scored == 1).all():
         raise TrainerError(

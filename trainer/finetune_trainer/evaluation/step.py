@@ -71,6 +71,8 @@ def evaluate(environment: RankEnvironment, run: Run) -> ReportRef:
             run=run,
             prepared=prepared,
             baselines=workspace.path(LAYOUT.baselines),
+            base=resolve_local(run.model.uri, environment, "model.uri"),
+            tokenizer=tokenizer,
         )
     )
     report = _report(run, prepared, checkpoint, inputs, findings, workspace)
@@ -165,6 +167,7 @@ def _report(
         per_class=scores.per_class,
         confusion_matrix=scores.confusion_matrix,
         baselines=scores.baselines,
+        generations=findings.generations,
         gate=gate,
         passed=all(result.passed for result in gate),
         resamples=run.evaluation.resamples,

@@ -17,6 +17,8 @@ from finetune_api.tasks import METRICS, TASKS
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
 
+_INPUT = '["a text"]'
+_INPUT_OF_CHATS = '[[{"role": "user", "content": "a question"}]]'
 UNKNOWN_LICENCE = "unknown"
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
 
@@ -50,7 +52,7 @@ def model_card(
         f"# {run.job.name}\n\n{_origin(run, prepared)}",
         f"## Use\n\n{_use(run, pipeline, head)}",
         f"## Measured on {report.test_rows} test rows\n\n{_metrics(report)}",
-        f"### Against conventional baselines\n\n{_baselines(report)}",
+        f"### Against baselines\n\n{_baselines(report)}",
         *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
         *((f"### Confusion matrix\n\n{_confusion(report)}",) if report.confusion_matrix else ()),
         *((f"## Requirements\n\n{_gate(report)}",) if report.gate else ()),
@@ -97,14 +99,16 @@ def _origin(run: Run, prepared: PrepareReport) -> str:
 
 _ADAPTER = """\
 from peft import PeftModel
-from transformers import AutoConfig, AutoTokenizer, {auto}, pipeline
+from transformers import AutoConfig, AutoTokenizer, {imports}, pipeline
 
 adapter, base = "PATH/TO/THIS/FOLDER", "PATH/TO/THE/BASE/MODEL"
 config, tokenizer = AutoConfig.from_pretrained(adapter), AutoTokenizer.from_pretrained(adapter)
 model = {auto}.from_pretrained(base, config=config, dtype="float32")
-model = PeftModel.from_pretrained(model, adapter).get_base_model()
+{stops}model = PeftModel.from_pretrained(model, adapter).get_base_model()
 model = pipeline("{task}", model=model, tokenizer=tokenizer{settings})
 """
+
+_STOPS = "model.generation_config = GenerationConfig.from_pretrained(adapter)\n"
 
 
 def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
@@ -115,15 +119,28 @@ def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
         f'model = pipeline("{pipeline.task}", model="PATH/TO/THIS/FOLDER"{settings})\n'
     )
     if _is_adapter(run):
-        loading = _ADAPTER.format(auto=head.auto.__name__, task=pipeline.task, settings=settings)
+        auto = head.auto.__name__
+        loading = _ADAPTER.format(
+            auto=auto,
+            imports=f"{auto}, GenerationConfig" if head.generates else auto,
+            stops=_STOPS if head.generates else "",
+            task=pipeline.task,
+            settings=settings,
+        )
     return (
         f"```python\n{loading}"
-        f'model(["a text"]{call})\n'
+        f"model({_INPUT_OF_CHATS if run.dataset.columns.messages else _INPUT}{call})\n"
         "```\n\n"
-        f"Texts are read up to {run.training.max_length} tokens. Weights are in fp32, as they were "
+        f"{_length(run)} Weights are in fp32, as they were "
         "scored; the answers of a plain pipeline were compared with the scored ones before the "
         "export."
     )
+
+
+def _length(run: Run) -> str:
+    if TASKS[run.task].packs:
+        return f"It learned from rows of at most {run.training.max_length} tokens."
+    return f"Texts are read up to {run.training.max_length} tokens."
 
 
 def _metrics(report: EvaluationReport) -> str:
@@ -239,7 +256,7 @@ def _settings(stated: Mapping[str, Any], block: str = "") -> list[tuple[str, str
 def _limits(run: Run, report: EvaluationReport) -> str:
     lines = [
         "- The figures hold for rows drawn as these were; other sources were not measured.",
-        f"- Text beyond {run.training.max_length} tokens is not read.",
+        f"- {_length(run)}",
         "- Whether it does worse for some groups of people was not measured.",
     ]
     rare = [scores for scores in report.per_class if scores.support < 30]

@@ -93,8 +93,7 @@ def _check_architecture(config: PretrainedConfig, where: str, head: Head) -> Non
         kind = "an encoder-decoder" if config.is_encoder_decoder else "an architecture"
         raise UsageError(
             f"{where}: {config.model_type} is {kind} without a head for "
-            f"{head.task.value}; take a text "
-            "encoder or decoder, such as bert, roberta, deberta-v2, modernbert or llama"
+            f"{head.task.value}; take {head.advice}"
         )
     if getattr(config, "quantization_config", None) is not None:
         raise UsageError(f"{where}: its weights are quantized; method full needs them whole")
@@ -114,7 +113,7 @@ def _check_weights(folder: Path, where: str) -> None:
 def load_tokenizer(folder: Path, uri: str) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer, with a padding token: its own, or else its end-of-text token.
 
-    A sequence classifier masks padding out, so that either serves; a model's ``pad_token_id`` must
+    Padding is masked out, so that either serves; a model's ``pad_token_id`` must
     be set to the same.
 
     Raises

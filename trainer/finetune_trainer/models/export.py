@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.markers import Contract
 from finetune_trainer.errors import StorageError
+from finetune_trainer.models.generation import settle_generation
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.lora import ADAPTER_FILES
 from finetune_trainer.models.proof import ExportError, Proof
@@ -134,7 +135,10 @@ def prepare_for_export(
     head.settle(config, labels)
     config.pad_token_id = tokenizer.pad_token_id
     config.name_or_path = ""
-    tokenizer.model_max_length = max_length
+    if head.generates:
+        settle_generation(model, tokenizer)
+    else:
+        tokenizer.model_max_length = max_length
 
 
 def _copy_adapter(model: PreTrainedModel, adapter: Adapter, staged: Path) -> None:
@@ -142,6 +146,9 @@ def _copy_adapter(model: PreTrainedModel, adapter: Adapter, staged: Path) -> Non
         shutil.copyfile(adapter.trained / name, staged / name)
     # Without it a reader would take the base model's labels.
     model.config.save_pretrained(staged)
+    if adapter.head.generates:
+        # Nor would it know where to stop.
+        model.generation_config.save_pretrained(staged)
 
 
 def prove(folder: Path, proof: Proof, adapter: Adapter | None = None) -> None:

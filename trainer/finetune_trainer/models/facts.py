@@ -13,7 +13,7 @@ from finetune_api.lora import Lora
 from finetune_api.report import ModelFacts
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import usable_positions
-from finetune_trainer.models.fit import few, require_backbone
+from finetune_trainer.models.fit import few, require_weights
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.lora import trained_parameters
 
@@ -54,7 +54,8 @@ def model_facts(
         attention_heads=int(text.num_attention_heads),
         vocabulary=int(text.vocab_size),
         max_positions=usable_positions(config),
-        classes=outputs,
+        classes=int(text.vocab_size) if head.generates else outputs,
+        per_token=head.generates,
     )
 
 
@@ -81,7 +82,7 @@ def _on_meta(
         ) from error
     other_shapes = {key[0] for key in loaded["mismatched_keys"]}
     lacking = {*loaded["missing_keys"], *other_shapes}
-    require_backbone(uri, model.base_model_prefix, lacking)
+    require_weights(uri, head, model.base_model_prefix, lacking)
     if other_shapes:
         raise UsageError(
             f"model.uri: {uri}: its head is not one for {outputs} outputs (of another shape: "

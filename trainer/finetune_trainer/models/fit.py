@@ -28,7 +28,7 @@ def require_same_labels(
         If the data have other classes, or the same in another order; or if the head is one for
         numbers, for which no two sets of rows have the same scale.
     """
-    if not any(head.suffix in name for name in config.architectures or ()):
+    if head.generates or not any(head.suffix in name for name in config.architectures or ()):
         return
     if head.problem_type == "regression":
         raise UsageError(
@@ -61,16 +61,21 @@ def require_same_padding(
         )
 
 
-def require_backbone(uri: str, prefix: str, lacking: Iterable[str]) -> None:
-    """Of the weights that a folder lacks, only those of a head may be drawn anew.
+def require_weights(uri: str, head: Head, prefix: str, lacking: Iterable[str]) -> None:
+    """Of the weights that a folder lacks, only those of a new head may be drawn.
 
     ``prefix`` is the backbone's attribute in the model: transformers' ``base_model_prefix``.
 
     Raises
     ------
     UsageError
-        If one is of the backbone.
+        If one is of the backbone, or if the head is none that may be new.
     """
+    if head.generates and (absent := sorted(lacking)):
+        raise UsageError(
+            f"model.uri: {uri}: {len(absent)} weights are missing or of another shape than "
+            f"config.json says ({few(absent)}); take a whole language model"
+        )
     broken = sorted(
         name for name in lacking if name.startswith(f"{prefix}.") and not _POOLER.search(name)
     )

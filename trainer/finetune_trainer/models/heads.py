@@ -4,8 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from transformers import AutoModelForSequenceClassification, PreTrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+)
 from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
 
@@ -19,28 +25,37 @@ class Head:
     """A head of transformers.
 
     ``auto`` is the class that loads a model with it, ``architectures`` the model types that have
-    it, each with its class's name; ``suffix`` is what those names have in common.
+    it, each with its class's name; ``suffix`` is what those names have in common. ``advice`` names
+    models that have it. ``generates`` says that its outputs are the next token, of the tokenizer's,
+    and not classes of the data's: no weight of such a model may be new.
     """
 
     task: Task
     auto: Any  # an Auto class of transformers, which share no type
     architectures: Mapping[str, str]
     suffix: str
-    problem_type: ProblemType | None
+    advice: str
+    problem_type: ProblemType | None = None
+    generates: bool = False
 
     def settle(self, config: PreTrainedConfig, labels: tuple[str, ...]) -> None:
         """Write into a configuration what its outputs are, so that no reader has to guess."""
+        if self.generates:
+            return
         config.num_labels = len(labels)
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: index for index, label in enumerate(labels)}
         config.problem_type = self.problem_type
 
 
+_TEXT_MODELS = "a text encoder or decoder, such as bert, roberta, deberta-v2, modernbert or llama"
+
 REGRESSION = Head(
     task=Task.TEXT_REGRESSION,
     auto=AutoModelForSequenceClassification,
     architectures=MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     suffix="ForSequenceClassification",
+    advice=_TEXT_MODELS,
     problem_type="regression",
 )
 
@@ -49,6 +64,7 @@ MULTI_LABEL = Head(
     auto=AutoModelForSequenceClassification,
     architectures=MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     suffix="ForSequenceClassification",
+    advice=_TEXT_MODELS,
     problem_type="multi_label_classification",
 )
 
@@ -57,5 +73,23 @@ SINGLE_LABEL = Head(
     auto=AutoModelForSequenceClassification,
     architectures=MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     suffix="ForSequenceClassification",
+    advice=_TEXT_MODELS,
     problem_type="single_label_classification",
+)
+
+_SEEING = frozenset({"bert-generation", "xlnet"})
+"""These look ahead unless told not to, as do all encoders with a head for masked words."""
+
+CAUSAL = Head(
+    task=Task.CAUSAL_LM,
+    auto=AutoModelForCausalLM,
+    # The library gives such a head to models that see the token to predict, too.
+    architectures={
+        model: name
+        for model, name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
+        if model not in MODEL_FOR_MASKED_LM_MAPPING_NAMES and model not in _SEEING
+    },
+    suffix="ForCausalLM",
+    advice="a text decoder, such as llama, qwen2, mistral or gpt2",
+    generates=True,
 )

@@ -22,7 +22,8 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import check_config, load_tokenizer
-from finetune_trainer.models.fit import require_backbone, require_same_labels, require_same_padding
+from finetune_trainer.models.fit import require_same_labels, require_same_padding, require_weights
+from finetune_trainer.models.generation import settle_generation
 from finetune_trainer.models.heads import Head
 
 # Rates at which a model drops something at random while it learns, by the names in use.
@@ -67,9 +68,11 @@ def load_model(
     if dropout is not None:
         override_dropout(config, dropout)
     model, missing = _weights(folder, uri, config, head)
-    require_backbone(uri, model.base_model_prefix, missing)
+    require_weights(uri, head, model.base_model_prefix, missing)
     if missing:
         _make_head(model, missing, seed)
+    if head.generates:
+        settle_generation(model, tokenizer)
     return Loaded(model=model, tokenizer=tokenizer, new_weights=tuple(missing))
 
 

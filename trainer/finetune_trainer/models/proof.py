@@ -91,3 +91,21 @@ def compare_numbers(expected: Floats, answers: Sequence[Mapping[str, Any]]) -> N
             f"a plain pipeline gives other numbers than were scored: they differ by up to "
             f"{gap:.2e} (allowed: {allowed:.0e})"
         )
+
+
+def compare_texts(expected: Sequence[str], answers: Sequence[list[dict[str, Any]]]) -> None:
+    """Hold the texts that a pipeline generates to those that the scored model does.
+
+    Raises
+    ------
+    ExportError
+        If one is another; the message counts them, and never quotes one.
+    """
+    other = sum(
+        answer[0]["generated_text"] != text for text, answer in zip(expected, answers, strict=True)
+    )
+    if other:
+        raise ExportError(
+            f"a plain pipeline gives other answers than the scored model: {other} of "
+            f"{len(expected)} texts differ"
+        )

@@ -4,8 +4,8 @@ Everything else of the three steps is the same for every task. A task's own file
 together; ``registry`` knows them all.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.report import BaselineFit, PrepareReport
+from finetune_api.run import Run
+from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.form import AnyCleanRow, AnyForm
 from finetune_trainer.evaluation.findings import Findings, TestRows
@@ -26,6 +28,22 @@ What a row's weights add up to stands in the batch's ``weights``, which come fro
 column ``weight`` (1 without it): a step's loss is the sum of the ones over that of the others, over
 all rows of the global batch.
 """
+
+
+class Rendering(Protocol):
+    """Makes of cleaned rows what gets a role, where that depends on their tokens."""
+
+    def render(self, rows: Sequence[AnyCleanRow], counts: Counts) -> list[AnyCleanRow]:
+        """Tokenize rows; those that can't be used are left out, and counted.
+
+        Raises
+        ------
+        DataError
+            If a row is unfit, or too many can't be used.
+        """
+
+    def shown(self, rows: Sequence[AnyCleanRow]) -> str:
+        """Some rendered rows as the model reads them, laid out for people."""
 
 
 class Evidence(Protocol):
@@ -54,15 +72,19 @@ def use_as_trained(model: PreTrainedModel, prepared: PrepareReport) -> None:
 class TaskForm:
     """A task, whole.
 
-    ``encoder`` is for a tokenizer, the classes and the longest example. ``loss`` is for a model and
-    what was prepared. ``finish`` makes of a trained model, in place, the one that is scored and
+    ``rendering`` is for a model's folder, its tokenizer and a run; most tasks have none, for their
+    rows are encoded once they have their roles. ``encoder`` is for a tokenizer, the classes and the
+    longest example. ``loss`` is for a model and what was prepared; ``call`` are further keywords of
+    the model's call. ``finish`` makes of a trained model, in place, the one that is scored and
     exported.
     """
 
     rows: AnyForm
+    rendering: Callable[[Path, PreTrainedTokenizerBase, Run], Rendering] | None = None
     encoder: Callable[[PreTrainedTokenizerBase, tuple[str, ...], int], Encoder[Any, Any]]
     head: Head
     collation: Callable[[Padding], Collation]
     loss: Callable[[PreTrainedModel, PrepareReport], RowLoss]
+    call: Mapping[str, Any] = field(default_factory=dict)
     evidence: Evidence
     finish: Callable[[PreTrainedModel, PrepareReport], None] = use_as_trained

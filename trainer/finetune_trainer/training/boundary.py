@@ -52,7 +52,10 @@ class UnhealthyError(UsageError):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the boundary works with; each is built by ``rank``."""
+    """What the boundary works with; each is built by ``session``.
+
+    ``packed_fill`` is the share of the packed sequences that rows fill, where they are packed.
+    """
 
     gang: Gang
     stop: StopRequest
@@ -60,6 +63,7 @@ class Parts:
     cadence: Cadence
     select_rows: PreparedRows
     store: CheckpointStore
+    packed_fill: float | None
     say: Callable[[Event], None]
     health: Health
     early_stopping: EarlyStopping | None
@@ -284,6 +288,7 @@ class Boundary(TrainerCallback):
             final_loss=self._state.loss,
             stopped_early=early,
             checkpoint=best.path,
+            packed_fill=self._parts.packed_fill,
         )
 
 

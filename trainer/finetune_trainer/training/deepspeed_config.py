@@ -34,7 +34,6 @@ def deepspeed_config(
     if training.offload is Offload.PARAMETERS:
         zero["offload_param"] = host
     return {
-        "train_batch_size": training.global_batch_size,
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         "gradient_accumulation_steps": training.accumulation_steps,
         "gradient_clipping": training.max_grad_norm,

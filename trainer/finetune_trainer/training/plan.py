@@ -6,6 +6,7 @@ where an attempt resumed. ``trainer`` feeds ranks from here; no torch.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,7 @@ class StepPlan:
         """Row numbers of optimizer step ``step`` (from 0), the same on any gang."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.global_batch_size
-        return self._permutation(epoch)[start : start + self.global_batch_size]
+        return _permutation(self.seed, epoch, self.rows)[start : start + self.global_batch_size]
 
     def micro_batch(self, step: int, micro: int, rank: int) -> MicroBatch:
         """Rows that ``rank`` computes in micro-batch ``micro`` of ``step``, all from 0.
@@ -81,8 +82,12 @@ class StepPlan:
         real = places < len(batch)
         return MicroBatch(rows=batch[np.where(real, places, 0)], real=real)
 
-    def _permutation(self, epoch: int) -> npt.NDArray[np.int64]:
-        # The legacy generator's stream is frozen for good; numpy may change the newer one's
-        # between releases, and an attempt may resume on a newer image.
-        legacy = np.random.RandomState([self.seed, epoch])
-        return legacy.permutation(self.rows)
+
+@lru_cache(maxsize=2)
+def _permutation(seed: int, epoch: int, rows: int) -> npt.NDArray[np.int64]:
+    """The rows of an epoch in their order; kept, for every step of it asks."""
+    # The legacy generator's stream is frozen for good; numpy may change the newer one's
+    # between releases, and an attempt may resume on a newer image.
+    made = np.random.RandomState([seed, epoch]).permutation(rows)
+    made.setflags(write=False)
+    return made

@@ -24,7 +24,7 @@ Columns = Mapping[str, Sequence[Any]]
 """Columns of some prepared rows, as `datasets` gives them."""
 
 _SEQUENCES = ("input_ids", "attention_mask", "token_type_ids")
-_NOT_INPUTS = ("labels", "weights", "real", "batch_weight", "tokens")
+_NOT_INPUTS = ("labels", "weights", "token_weights", "real", "batch_weight", "tokens")
 """What of a batch is for the loss and the Trainer, and not for the model."""
 
 
@@ -130,10 +130,15 @@ class PreparedRows:
         """Row numbers by length."""
         return np.argsort(self.lengths, kind="stable")
 
+    def columns(self, rows: Sequence[int]) -> Columns:
+        """The columns of these rows, as the prepare step left them."""
+        columns: Columns = self._dataset[list(rows)]
+        return columns
+
     def batch(self, rows: Sequence[int]) -> tuple[Batch, npt.NDArray[np.int64]]:
         """Inputs, ``labels`` and ``weights`` of these rows, and each row's tokens."""
         chosen = list(rows)
-        batch = self._collation.batch(self._dataset[chosen])
+        batch = self._collation.batch(self.columns(chosen))
         batch["weights"] = torch.from_numpy(self.weights[chosen].astype(np.float32))
         return batch, self.lengths[chosen]
 

@@ -5,18 +5,21 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from peft import PeftModel
 from pydantic import ValidationError
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.report import ExitCode, PrepareReport
-from finetune_api.run import LAYOUT, Run, total_steps
+from finetune_api.run import LAYOUT, Run, RunTraining, total_steps
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError
+from finetune_trainer.models.check import load_tokenizer
 from finetune_trainer.models.load import load_model
 from finetune_trainer.models.lora import adapt
 from finetune_trainer.reporting.events import Event, Finished, Staged
@@ -26,11 +29,14 @@ from finetune_trainer.training.cadence import Cadence
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.deepspeed_config import join_process_group
 from finetune_trainer.training.gang import Gang, backend_of, claim_device, process_group
+from finetune_trainer.training.language_rows import LanguageBatches, PackedRows, PackedStream
 from finetune_trainer.training.manifest import Identity
+from finetune_trainer.training.packing import PackedPlan
+from finetune_trainer.training.packing_proof import keeps_rows_apart
 from finetune_trainer.training.place import Place
 from finetune_trainer.training.plan import StepPlan
 from finetune_trainer.training.resume import Resume, choose, clear_torn
-from finetune_trainer.training.rows import Padding, PreparedRows, StepStream
+from finetune_trainer.training.rows import Collation, Padding, PreparedRows, StepStream
 from finetune_trainer.training.stop import StopRequest
 from finetune_trainer.training.trainer import FineTuneTrainer, training_arguments
 
@@ -146,24 +152,10 @@ def _assemble(
     training, place = run.training, gang.place
     prepared = environment.workspace.path(LAYOUT.prepared)
     steps = total_steps(training, report.data.steps_count_in)
-    arguments = training_arguments(
-        training, output=store.root, total_steps=steps, device=gang.device
-    )
     form = FORMS[run.task]
-    loaded = load_model(
-        resolve_local(run.model.uri, environment, "model.uri"),
-        run.model.uri,
-        form.head,
-        report.labels,
-        dropout=training.dropout,
-        seed=training.seed,
-    )
-    model: PreTrainedModel | PeftModel = loaded.model
-    if (lora := run.model.adaptation) is not None:
-        new_weights, seed = loaded.new_weights, training.seed
-        model = adapt(loaded.model, run.model.uri, lora, new_weights, seed)
+    folder = resolve_local(run.model.uri, environment, "model.uri")
     padding = Padding(
-        loaded.tokenizer.pad_token_id,
+        int(load_tokenizer(folder, run.model.uri).pad_token_id),
         multiple_of=1 if gang.device.type == "cpu" else _GPU_PADDING_MULTIPLE,
     )
     collation = form.collation(padding)
@@ -174,14 +166,24 @@ def _assemble(
             f"{report.data.steps_count_in}; run the prepare step again"
         )
     plan = _plan(run, rows=len(train_rows), world_size=place.world_size)
-    first_step = resume.state.step if resume else 0
+    packed = _packed(training, train_rows, collation, plan, steps)
+    load = partial(_load, run, folder, report, store, gang, steps)
+    arguments, model = load((packed.plan if packed else plan).accumulation_steps)
+    if packed is not None and gang.any(not keeps_rows_apart(model, packed, gang.device)):
+        packed = None
+        del arguments, model
+        arguments, model = load(plan.accumulation_steps)
+    span = {
+        "rank": place.rank,
+        "first_step": resume.state.step if resume else 0,
+        "total_steps": steps,
+    }
     trainer = FineTuneTrainer(
         model=model,
         arguments=arguments,
-        stream=StepStream(
-            train_rows, plan, rank=place.rank, first_step=first_step, total_steps=steps
-        ),
-        row_loss=form.loss(loaded.model, report),
+        stream=PackedStream(packed, **span) if packed else StepStream(train_rows, plan, **span),
+        row_loss=form.loss(_base_class(model), report),
+        call=form.call,
         gang=gang,
         resized=resume is not None and resume.ranks != place.world_size,
     )
@@ -197,6 +199,7 @@ def _assemble(
         ),
         select_rows=PreparedRows.load(prepared / "select", collation),
         store=store,
+        packed_fill=packed.plan.fill(range(min(steps, plan.steps_per_epoch))) if packed else None,
         say=say,
         health=training.health,
         early_stopping=training.early_stopping,
@@ -204,6 +207,54 @@ def _assemble(
     boundary = Boundary(trainer, parts, resume)
     trainer.add_callback(boundary)
     return trainer, boundary
+
+
+def _load(
+    run: Run,
+    folder: Path,
+    report: PrepareReport,
+    store: CheckpointStore,
+    gang: Gang,
+    steps: int,
+    accumulation_steps: int,
+) -> tuple[TrainingArguments, PreTrainedModel | PeftModel]:
+    """The Trainer's settings, and the model, adapted where the method says so.
+
+    In this order, for ZeRO 3 scatters the model on the way.
+    """
+    training = run.training.model_copy(update={"accumulation_steps": accumulation_steps})
+    arguments = training_arguments(
+        training, output=store.root, total_steps=steps, device=gang.device
+    )
+    loaded = load_model(
+        folder,
+        run.model.uri,
+        FORMS[run.task].head,
+        report.labels,
+        dropout=training.dropout,
+        seed=training.seed,
+    )
+    lora = run.model.adaptation
+    if lora is None:
+        return arguments, loaded.model
+    return arguments, adapt(loaded.model, run.model.uri, lora, loaded.new_weights, training.seed)
+
+
+def _base_class(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The model itself, with the adapter's layers in their places if it has an adapter."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
+    return base
+
+
+def _packed(
+    training: RunTraining, rows: PreparedRows, collation: Collation, plan: StepPlan, steps: int
+) -> PackedRows | None:
+    """The rows of each step in shared sequences, where the run wants that."""
+    if not training.packing or not isinstance(collation, LanguageBatches):
+        return None
+    packed = PackedPlan.of(plan, rows.lengths, training.max_length, steps)
+    return PackedRows(rows=rows, collation=collation, plan=packed)
 
 
 def _plan(run: Run, *, rows: int, world_size: int) -> StepPlan:

@@ -5,6 +5,7 @@ what a checkpoint holds. All else (precision, sharding, optimizer, schedule) is 
 ``boundary`` decides between steps; ``rank`` puts it together.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from finetune_trainer.models.lora import save_adapter
 from finetune_trainer.tasks.form import RowLoss
 from finetune_trainer.training.deepspeed_config import deepspeed_config
 from finetune_trainer.training.gang import Gang
+from finetune_trainer.training.language_rows import PackedStream
 from finetune_trainer.training.reshard import take_up
 from finetune_trainer.training.rows import (
     Batch,
@@ -58,7 +60,8 @@ class FineTuneTrainer(Trainer):
 
     The loss of a step is Σ weight·loss over its global batch divided by Σ weight, on any number of
     workers, ranks and micro-batches, the last and smaller batch of an epoch included. What is
-    weighed, rows or tokens, is the task's: ``row_loss`` gives each row's Σ weight·loss.
+    weighed, rows or tokens, is the task's: ``row_loss`` gives each row's Σ weight·loss. The model
+    is called with a batch and ``call``.
     """
 
     def __init__(
@@ -66,8 +69,9 @@ class FineTuneTrainer(Trainer):
         *,
         model: PreTrainedModel | PeftModel,
         arguments: TrainingArguments,
-        stream: StepStream,
+        stream: StepStream | PackedStream,
         row_loss: RowLoss,
+        call: Mapping[str, Any],  # keywords of a model's call, of their many types
         gang: Gang,
         resized: bool = False,
     ) -> None:
@@ -80,6 +84,7 @@ class FineTuneTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._stream = stream
         self._row_loss = row_loss
+        self._call = call
         self._gang = gang
         self._resized = resized
         self._sums = StepSums.none(gang.device)
@@ -200,7 +205,7 @@ class FineTuneTrainer(Trainer):
 
     def _row_losses(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Any]:
         """Σ weight·loss of each row, ``[rows]`` in fp32, and the model's outputs."""
-        outputs = model(**model_inputs(batch))
+        outputs = model(**model_inputs(batch), **self._call)
         return self._row_loss(outputs, batch), outputs
 
     def write_checkpoint(self, folder: Path) -> None:

@@ -105,10 +105,12 @@ def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:
     if tokens is None:
         return ()
     cut = figures.count(tokens.truncated_rows)
+    learned = tokens.learned
     if tokens.truncated_examples:
         cut += f" (such as {', '.join(tokens.truncated_examples)})"
     return (
         ("All tokens of the training rows", figures.count(tokens.sum)),
+        *((("Of them learned", figures.count(learned)),) if learned is not None else ()),
         ("Shortest row", figures.count(tokens.min)),
         ("Median", figures.places(tokens.median)),
         ("Mean", figures.places(tokens.mean)),

@@ -10,6 +10,7 @@ from finetune_api.report import (
     BaselineScores,
     EvaluationReport,
     GateResult,
+    Generation,
     Metrics,
     PrepareReport,
 )
@@ -106,6 +107,7 @@ class Evidence:
     confusions: tuple[Confusion, ...]
     class_title: str
     classes: tuple[ClassRow, ...]
+    answers: tuple[Generation, ...]
 
 
 def evidence(facts: PageFacts) -> Evidence | None:
@@ -137,6 +139,7 @@ def evidence(facts: PageFacts) -> Evidence | None:
             )
             for c in report.per_class
         ),
+        answers=report.generations,
     )
 
 

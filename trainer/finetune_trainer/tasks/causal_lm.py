@@ -1,0 +1,18 @@
+"""Causal language models: texts, completions of prompts, and answers in chats."""
+
+from finetune_trainer.data.language import ExampleRows, LanguageRendering, TokenEncoder
+from finetune_trainer.evaluation.language_evidence import LanguageEvidence
+from finetune_trainer.models.heads import CAUSAL
+from finetune_trainer.tasks.form import TaskForm
+from finetune_trainer.training.language_rows import WITHOUT_CACHE, LanguageBatches, token_loss
+
+CAUSAL_LM = TaskForm(
+    rows=ExampleRows(),
+    rendering=LanguageRendering.of,
+    encoder=lambda _tokenizer, _classes, _length: TokenEncoder(),
+    head=CAUSAL,
+    collation=LanguageBatches,
+    loss=lambda _model, _prepared: token_loss,
+    call=WITHOUT_CACHE,
+    evidence=LanguageEvidence(),
+)
