@@ -79,7 +79,7 @@ class Job:
     def write_checkpoint(self, write: Callable[[Path], object], **identity: str) -> Path:
         """The same, of what `write` writes into its folder."""
         folder = self.workspace.path(LAYOUT.checkpoint(1, STEP))
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         write(folder)
         known = {
             "spec_digest": self.run().spec_digest,
