@@ -1,7 +1,7 @@
 """What Prometheus reads of the operator itself. One place for the names of its series."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
 from importlib.metadata import version
@@ -9,10 +9,16 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from pydantic import ValidationError
 
 from finetune_api.usage import UsageRecord
-from finetune_operator.cost.ledger import use_by_device
+from finetune_operator.cost.ledger import ClassTotal, UseKey, use_by_device
 from finetune_operator.kube.cache import Cache
+
+# A record's uid and resourceVersion.
+_Version = tuple[str, str]
+# The namespace of a record's job, and what the record adds up to.
+_Use = tuple[str, Mapping[UseKey, ClassTotal]]
 
 
 class OperatorMetrics:
@@ -100,6 +106,9 @@ class _Usage(Collector):
 
     def __init__(self, records: Cache) -> None:
         self._records = records
+        # What has ended adds up to the same for ever: with thousands of records, reading each one
+        # at every scrape would hold up the event loop.
+        self._ended: dict[_Version, _Use] = {}
 
     def collect(self) -> Iterator[Metric]:
         by = ["namespace", "device", "fake", "class"]
@@ -113,23 +122,45 @@ class _Usage(Collector):
             "Cost of the usage records in units of the currency; of what has no price, none.",
             labels=[*by, "currency"],
         )
-        by_namespace: dict[str, list[UsageRecord]] = defaultdict(list)
-        for raw in self._records.items():
-            record = UsageRecord.model_validate(raw, extra="ignore")
-            by_namespace[record.spec.job.namespace].append(record)
-        for namespace, records in by_namespace.items():
-            times: dict[tuple[str, ...], Fraction] = defaultdict(Fraction)
-            for key, total in use_by_device(records, datetime.now(UTC)).items():
-                labels: tuple[str, ...] = (
-                    namespace,
-                    key.device,
-                    str(key.fake_gpu).lower(),
-                    key.time_class.value,
-                )
+        unreadable = GaugeMetricFamily(
+            "finetune_usage_unreadable_records",
+            "Usage records of another version than this operator, in none of the sums.",
+        )
+        uses, failed = self._uses()
+        times: dict[tuple[str, ...], Fraction] = defaultdict(Fraction)
+        costs: dict[tuple[str, ...], Fraction] = defaultdict(Fraction)
+        for namespace, use in uses:
+            for key, total in use.items():
+                labels = (namespace, key.device, str(key.fake_gpu).lower(), key.time_class.value)
                 times[labels] += total.milliseconds / 1000
                 if key.currency:
-                    cost.add_metric((*labels, key.currency), float(total.cost))
-            for labels, total_seconds in times.items():
-                seconds.add_metric(labels, float(total_seconds))
-        yield seconds
-        yield cost
+                    costs[(*labels, key.currency)] += total.cost
+        for family, sums in ((seconds, times), (cost, costs)):
+            for where, amount in sums.items():
+                family.add_metric(where, float(amount))
+        unreadable.add_metric([], failed)
+        yield from (seconds, cost, unreadable)
+
+    def _uses(self) -> tuple[list[_Use], int]:
+        """Each record's namespace and use, and how many records can't be read."""
+        now = datetime.now(UTC)
+        uses: list[_Use] = []
+        ended: dict[_Version, _Use] = {}
+        failed = 0
+        for raw in self._records.items():
+            version = (raw["metadata"]["uid"], raw["metadata"]["resourceVersion"])
+            use = self._ended.get(version)
+            if use is None:
+                try:
+                    record = UsageRecord.model_validate(raw, extra="ignore")
+                except ValidationError:
+                    failed += 1
+                    continue
+                use = (record.spec.job.namespace, use_by_device([record], now))
+                if any(entry.until is None for entry in record.spec.entries):
+                    uses.append(use)
+                    continue
+            ended[version] = use
+            uses.append(use)
+        self._ended = ended
+        return uses, failed
