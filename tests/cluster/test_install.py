@@ -66,5 +66,5 @@ def test_the_operators_account_may_not(installed: Values, verb: str, what: str) 
 def may(verb: str, what: str) -> str:
     """Ask the API server whether the operator may do something in every namespace."""
     question = ("auth", "can-i", verb, what, f"--as={ACCOUNT}", "--all-namespaces")
-    # Its last word: before it there may be a warning, of kinds that have no namespace.
-    return kubectl(*question, check=False).split()[-1]
+    # A reason, or a warning, may follow the answer.
+    return kubectl(*question, check=False).split()[0]

@@ -9,19 +9,17 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import BaselineScores, Interval
+from finetune_api.report import Interval
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import metrics
 from finetune_trainer.evaluation.intervals import (
     Outcomes,
     error_reduction,
-    error_reduction_interval,
-    interval,
     resampled_confusions,
     with_an_error,
 )
 from finetune_trainer.evaluation.metrics import Floats, Integers
-from finetune_trainer.evaluation.scores import Scores
+from finetune_trainer.evaluation.scores import Resampled, Scores
 
 
 @dataclass(frozen=True)
@@ -62,29 +60,15 @@ def score(outputs: RowOutputs, resamples: int, seed: int) -> Scores:
     point = _figures(confusions)
     drawn = _resampled_figures(outcomes, resamples, seed)
 
-    def bounded(figure: Metric, predictor: int) -> Interval:
-        value = float(point[figure][predictor])
-        return interval(value, drawn[figure][:, predictor], outcomes.units)
-
+    resampled = Resampled(point, drawn, outcomes.units)
     return Scores(
         metrics={
-            **{figure: bounded(figure, 0) for figure in _MODEL_FIGURES},
+            **resampled.bounded(_MODEL_FIGURES),
             **_of_probabilities(outputs),
         },
         per_class=metrics.class_scores(confusions[0], outputs.names),
         confusion_matrix=tuple(tuple(int(count) for count in row) for row in confusions[0]),
-        baselines=tuple(
-            BaselineScores(
-                name=name,
-                metrics={figure: bounded(figure, predictor) for figure in _BASELINE_FIGURES},
-                error_reduction=error_reduction_interval(
-                    float(point[Metric.ERROR_REDUCTION][predictor]),
-                    drawn[Metric.ERROR_REDUCTION][:, predictor],
-                    outcomes.units,
-                ),
-            )
-            for predictor, name in enumerate(outputs.baselines, start=1)
-        ),
+        baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
     )
 
 

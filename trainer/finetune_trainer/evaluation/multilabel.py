@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import BaselineScores, ClassScores, Interval
+from finetune_api.report import ClassScores, Interval
 from finetune_api.tasks import Baseline, Metric
-from finetune_trainer.evaluation.intervals import error_reduction_interval, interval, row_draws
+from finetune_trainer.evaluation.intervals import row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
-from finetune_trainer.evaluation.scores import Scores
+from finetune_trainer.evaluation.scores import Resampled, Scores
 
 THRESHOLD = 0.5
 
@@ -77,28 +77,14 @@ def score(outputs: LabelOutputs, resamples: int, seed: int) -> Scores:
     ]
     drawn = {figure: np.concatenate([chunk[figure] for chunk in chunks]) for figure in point}
 
-    def bounded(figure: Metric, predictor: int) -> Interval:
-        value = float(point[figure][0, predictor])
-        return interval(value, drawn[figure][:, predictor], outputs.units)
-
+    resampled = Resampled({key: value[0] for key, value in point.items()}, drawn, outputs.units)
     return Scores(
         metrics={
-            **{figure: bounded(figure, 0) for figure in _MODEL_FIGURES},
+            **resampled.bounded(_MODEL_FIGURES),
             Metric.LOSS: Interval(value=negative_log_likelihood(outputs.logits, outputs.truth)),
         },
         per_class=label_scores(outputs.names, truth, answers[0]),
-        baselines=tuple(
-            BaselineScores(
-                name=name,
-                metrics={figure: bounded(figure, place) for figure in _BASELINE_FIGURES},
-                error_reduction=error_reduction_interval(
-                    float(point[Metric.ERROR_REDUCTION][0, place]),
-                    drawn[Metric.ERROR_REDUCTION][:, place],
-                    outputs.units,
-                ),
-            )
-            for place, name in enumerate(outputs.baselines, start=1)
-        ),
+        baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
     )
 
 

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_api.report import BaselineScores, Interval
 from finetune_api.tasks import Baseline, Metric
-from finetune_trainer.evaluation.intervals import error_reduction_interval, interval, row_draws
+from finetune_trainer.evaluation.intervals import row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
-from finetune_trainer.evaluation.scores import Scores
+from finetune_trainer.evaluation.scores import Resampled, Scores
 
 _MODEL_FIGURES = (Metric.RMSE, Metric.MAE, Metric.R_SQUARED, Metric.SPEARMAN)
 _BASELINE_FIGURES = (Metric.RMSE, Metric.SPEARMAN)
@@ -50,24 +49,10 @@ def score(outputs: NumberOutputs, resamples: int, seed: int) -> Scores:
     ]
     drawn = {figure: np.concatenate([chunk[figure] for chunk in chunks]) for figure in point}
 
-    def bounded(figure: Metric, predictor: int) -> Interval:
-        value = float(point[figure][0, predictor])
-        return interval(value, drawn[figure][:, predictor], outputs.units)
-
+    resampled = Resampled({key: value[0] for key, value in point.items()}, drawn, outputs.units)
     return Scores(
-        metrics={figure: bounded(figure, 0) for figure in _MODEL_FIGURES},
-        baselines=tuple(
-            BaselineScores(
-                name=name,
-                metrics={figure: bounded(figure, place) for figure in _BASELINE_FIGURES},
-                error_reduction=error_reduction_interval(
-                    float(point[Metric.ERROR_REDUCTION][0, place]),
-                    drawn[Metric.ERROR_REDUCTION][:, place],
-                    outputs.units,
-                ),
-            )
-            for place, name in enumerate(outputs.baselines, start=1)
-        ),
+        metrics=resampled.bounded(_MODEL_FIGURES),
+        baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
     )
 
 

@@ -1,8 +1,12 @@
 """The figures of a report that come from the test rows alone, whatever the task. Pure."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_api.report import BaselineScores, ClassScores, Metrics
+from finetune_api.report import BaselineScores, ClassScores, Interval, Metrics
+from finetune_api.tasks import Baseline, Metric
+from finetune_trainer.evaluation.intervals import error_reduction_interval, interval
+from finetune_trainer.evaluation.metrics import Floats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,3 +20,44 @@ class Scores:
     per_class: tuple[ClassScores, ...] = ()
     confusion_matrix: tuple[tuple[int, ...], ...] = ()
     baselines: tuple[BaselineScores, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resampled:
+    """Figures of several predictors on the same rows and the same draws; the model is the first.
+
+    ``point`` has each figure's values ``[predictors]``, ``drawn`` those of the resamples,
+    ``[draws, predictors]``; ``units`` is how many independent units were drawn from.
+    """
+
+    point: Mapping[Metric, Floats]
+    drawn: Mapping[Metric, Floats]
+    units: int
+
+    def bounded(self, figures: Iterable[Metric], predictor: int = 0) -> Metrics:
+        """A predictor's figures with their intervals."""
+        return {
+            figure: interval(
+                float(self.point[figure][predictor]), self.drawn[figure][:, predictor], self.units
+            )
+            for figure in figures
+        }
+
+    def baselines(
+        self, names: Iterable[Baseline], figures: Sequence[Metric]
+    ) -> tuple[BaselineScores, ...]:
+        """The figures of the baselines, and how much less the model errs than each."""
+        return tuple(
+            BaselineScores(
+                name=name,
+                metrics=self.bounded(figures, predictor),
+                error_reduction=self._error_reduction(predictor),
+            )
+            for predictor, name in enumerate(names, start=1)
+        )
+
+    def _error_reduction(self, predictor: int) -> Interval | None:
+        figure = Metric.ERROR_REDUCTION
+        return error_reduction_interval(
+            float(self.point[figure][predictor]), self.drawn[figure][:, predictor], self.units
+        )
