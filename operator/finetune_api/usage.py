@@ -143,6 +143,15 @@ class UsageRecordSpec(Contract):
     step: Step
     attempt: Annotated[int, Field(ge=1)]
     """Number of the attempt."""
+    revision: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="0, or more where an end became known better after the record was sealed: "
+            "of an attempt's records the one with the highest counts, in place of the others.",
+        ),
+    ] = 0
     split_digest: Annotated[str | None, Field(max_length=71)] = None
     """Digest of row ids and roles, of the data trained on."""
     entries: Annotated[
@@ -175,6 +184,11 @@ _SEALED_FACTS = (
 
 
 @rules(
+    Cel(
+        "self.spec.job.uid == oldSelf.spec.job.uid && self.spec.attempt == oldSelf.spec.attempt && "
+        "self.spec.revision == oldSelf.spec.revision",
+        "a record stays that of its job, attempt and revision: write another one",
+    ),
     Cel(
         "!oldSelf.spec.lostSettled || self.spec == oldSelf.spec",
         "a settled record is final: write a correction as a new record",
@@ -210,6 +224,7 @@ KIND = Kind(
         PrinterColumn("Job", "string", ".spec.job.name"),
         PrinterColumn("Step", "string", ".spec.step"),
         PrinterColumn("Attempt", "integer", ".spec.attempt"),
+        PrinterColumn("Revision", "integer", ".spec.revision"),
         PrinterColumn("Cost", "string", ".spec.cost"),
         PrinterColumn("Sealed", "boolean", ".spec.sealed"),
         PrinterColumn("Age", "date", ".metadata.creationTimestamp"),

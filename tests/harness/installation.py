@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -228,7 +228,7 @@ def held(kubelet: SimulatedKubelet, namespace: str) -> dict[str, tuple[datetime,
     return account
 
 
-def metered(records: list[UsageRecord]) -> dict[str, tuple[datetime, datetime]]:
+def metered(records: Iterable[UsageRecord]) -> dict[str, tuple[datetime, datetime]]:
     """What the records say that each pod held, by uid: from when to when."""
     ledger: dict[str, tuple[datetime, datetime]] = {}
     for record in records:

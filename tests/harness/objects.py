@@ -464,6 +464,12 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(USAGE_RECORD, {"spec.entries.0.until": "2026-03-02T09:00:00+02:00"}),
     ),
     RuleExample(
+        "a record stays that of its job, attempt and revision",
+        before=USAGE_RECORD,
+        accepted=changed(USAGE_RECORD, {"spec.sealed": True}),
+        rejected=changed(USAGE_RECORD, {"spec.revision": 1}),
+    ),
+    RuleExample(
         "a sealed record's intervals and prices are final",
         before=_SEALED,
         accepted=changed(

@@ -6,7 +6,7 @@ can be made to crash before or after they take hold.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from finetune_api.job import FineTuneJob
@@ -71,6 +71,16 @@ class Fault:
 
 
 @dataclass
+class Silence:
+    """A node that is lost with a pod on it, and perhaps comes back; seconds from the release."""
+
+    attempt: int
+    worker: int
+    after_seconds: float
+    back_seconds: float | None = None
+
+
+@dataclass
 class Gang:
     """One attempt's pods, and how they will go."""
 
@@ -90,6 +100,7 @@ class World:
     job: FineTuneJob
     cards: tuple[RateCard, ...] = ()
     faults: tuple[Fault, ...] = ()
+    silences: tuple[Silence, ...] = ()
     passed: bool = True
     stall_attempt: int | None = None
     unplaced: frozenset[int] = frozenset()
@@ -143,6 +154,11 @@ class World:
             self.checkpoint = max(self.checkpoint, self._saved(gang))
 
     def _end_of(self, gang: Gang, worker: int) -> tuple[datetime, int] | None:
+        silence = self.silence_of(gang, worker)
+        if silence is not None:
+            # It hears of nothing until its node is back, whose kubelet ends it then.
+            back = silence[1]
+            return (back + timedelta(seconds=SAVE_SECONDS), 137) if back else None
         ends = []
         broken = self._broken_at(gang)
         for fault in self._faults(gang):
@@ -159,6 +175,24 @@ class World:
             ends.append((natural, 0))
         return min(ends) if ends else None
 
+    def silence_of(self, gang: Gang, worker: int) -> tuple[datetime, datetime | None] | None:
+        """From when to when the node of a worker is not heard of."""
+        for one in self.silences:
+            if (one.attempt, one.worker) == (gang.action.attempt, worker) and gang.released_at:
+                since, back = one.after_seconds, one.back_seconds
+                return (
+                    gang.released_at + timedelta(seconds=since),
+                    None if back is None else gang.released_at + timedelta(seconds=back),
+                )
+        return None
+
+    def lost_since(self, gang: Gang, worker: int) -> datetime | None:
+        """Since when a worker's node is silent now."""
+        silence = self.silence_of(gang, worker)
+        if silence is None or self.now < silence[0]:
+            return None
+        return None if silence[1] is not None and silence[1] <= self.now else silence[0]
+
     def places(self, gang: Gang, worker: int) -> bool:
         """Whether a node has room for a worker."""
         last = gang.action.run.gang.workers - 1
@@ -173,6 +207,8 @@ class World:
         if gang.released_at is None:
             return None
         times = [gang.released_at + timedelta(seconds=f.after_seconds) for f in self._faults(gang)]
+        silences = [self.silence_of(gang, w) for w in range(gang.action.run.gang.workers)]
+        times += [silence[0] for silence in silences if silence is not None]
         return min(times) if times else None
 
     def first_step_at(self, gang: Gang) -> datetime | None:
@@ -276,7 +312,8 @@ class ScriptedEngine:
         unborn = bool(end and started and end[0] < started)
         fault = next((f for f in self.world._faults(gang) if f.worker == worker), None)
         told = fault if end and fault and end[1] == fault.exit_code else None
-        return PodView(
+        lost = self.world.lost_since(gang, worker)
+        seen = PodView(
             uid=pod_uid(gang, worker),
             step=gang.action.step,
             attempt=gang.action.attempt,
@@ -295,6 +332,10 @@ class ScriptedEngine:
             disrupted=told.disrupted if told else None,
             stopping=gang.stop_at is not None,
         )
+        if lost is None:
+            return seen
+        evidence = EndEvidence.NODE_GONE
+        return replace(seen, finished_at=lost, end_evidence=evidence, confirmed=False, silent=True)
 
     def _termination(
         self, gang: Gang, worker: int, code: int, told: Fault | None
@@ -410,7 +451,12 @@ class ScriptedEngine:
             others = [
                 g
                 for g in self.world.gangs.values()
-                if g is not gang and g.released_at and len(g.ends) < g.action.run.gang.workers
+                if g is not gang
+                and g.released_at
+                and any(
+                    worker not in g.ends and self.world.lost_since(g, worker) is None
+                    for worker in range(g.action.run.gang.workers)
+                )
             ]
             assert not others, "a gang was released while an earlier one lives (I1)"
             status, names = self.world.status, self.world.records

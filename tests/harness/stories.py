@@ -11,6 +11,7 @@ from finetune_api.phases import ConditionType
 from finetune_api.report import Step
 from finetune_api.status import AttemptStatus, Condition, JobStatus
 from finetune_operator.core.conditions import find
+from finetune_operator.cost.records import latest
 from finetune_operator.kube.names import POD_FINALIZER, STEP_LABEL, TRAINER_PORT
 from harness.cluster import CUSTOM, Cluster
 from harness.installation import Installation, held, metered
@@ -69,7 +70,7 @@ def _step_now(installation: Installation) -> int:
 
 def assert_books_closed(installation: Installation, kubelet: SimulatedKubelet, uid: str) -> None:
     """The job's records are final and say what the kubelet says; nothing of it holds a pod."""
-    records = installation.records(uid)
+    records = latest(installation.records(uid))
     assert records
     assert all(record.spec.sealed and record.spec.lost_settled for record in records)
     assert metered(records) == held(kubelet, installation.namespace)

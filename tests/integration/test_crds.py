@@ -225,6 +225,18 @@ def test_a_sealed_record_keeps_what_it_charges(
     assert "a sealed record's intervals and prices are final" in after.message
 
 
+@pytest.mark.parametrize(
+    "change", [{"spec.revision": 1}, {"spec.attempt": 7}, {"spec.job.uid": "another"}]
+)
+def test_a_record_stays_that_of_its_job_attempt_and_revision(
+    cluster: ControlPlane, namespace: str, change: Object
+) -> None:
+    before = stored(cluster, namespace, USAGE_RECORD)
+    after = replace(cluster, namespace, before, changed(USAGE_RECORD, change))
+    assert after.status == 422, after.body
+    assert "a record stays that of its job, attempt and revision" in after.message
+
+
 def test_the_rules_are_affordable_at_the_bounds_of_the_lists(
     cluster: ControlPlane, namespace: str
 ) -> None:

@@ -138,8 +138,11 @@ def test_a_gang_on_a_lost_node_starts_again_elsewhere_and_is_not_there_when_the_
             (first,) = training(kubelet, installation.namespace, 2)
             kubelet.silence(first.node)
             status = installation.wait_over("reviews")
+            (kept,) = kept_pods(installation)
+            assert kept == first.name
             kubelet.restore(first.node)
             installation.until(lambda: bool(_ended(kubelet, installation).finished), "its end")
+            installation.until(lambda: not kept_pods(installation), "what it tells to be recorded")
     finally:
         for node in nodes:
             kubelet.remove(node)
@@ -154,9 +157,13 @@ def test_a_gang_on_a_lost_node_starts_again_elsewhere_and_is_not_there_when_the_
     (second,) = training(kubelet, installation.namespace, 3)
     assert second.node != first.node
     assert _ended(kubelet, installation).exit_code == ExitCode.STOPPED
-    (record,) = [one for one in installation.records(uid) if one.spec.attempt == 2]
-    (entry,) = record.spec.entries
-    assert (entry.confirmed, entry.end_evidence) == (False, EndEvidence.NODE_GONE)
+    silence, truth = sorted(
+        (one for one in installation.records(uid) if one.spec.attempt == 2),
+        key=lambda record: record.spec.revision,
+    )
+    told = [(e.confirmed, e.end_evidence) for one in (silence, truth) for e in one.spec.entries]
+    assert told == [(False, EndEvidence.NODE_GONE), (True, EndEvidence.CONTAINERS_TERMINATED)]
+    assert_books_closed(installation, kubelet, uid)
 
 
 def _ended(kubelet: SimulatedKubelet, installation: Installation) -> Entry:

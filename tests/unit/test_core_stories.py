@@ -11,11 +11,22 @@ from finetune_api.job import FineTuneJob
 from finetune_api.phases import TRANSITIONS, ConditionType, Phase, Reason
 from finetune_api.report import FailureClass, Step
 from finetune_api.times import milliseconds_between, parse_time
-from finetune_api.usage import TimeClass
+from finetune_api.usage import EndEvidence, TimeClass
 from finetune_operator.core.conditions import find
 from finetune_operator.core.decision import Decision
 from finetune_operator.core.observed import Problem
-from harness.scripted import START, CrashError, Fault, World, a_card, a_job, drive
+from finetune_operator.cost.records import latest
+from harness.scripted import (
+    SAVE_SECONDS,
+    START,
+    CrashError,
+    Fault,
+    Silence,
+    World,
+    a_card,
+    a_job,
+    drive,
+)
 
 
 def held_milliseconds(world: World) -> int:
@@ -31,7 +42,7 @@ def metered_milliseconds(world: World) -> int:
     """What the records say, by their intervals."""
     return sum(
         milliseconds_between(parse_time(entry.since), parse_time(entry.until))
-        for record in world.records.values()
+        for record in latest(world.records.values())
         for entry in record.spec.entries
         if entry.until is not None
     )
@@ -41,7 +52,7 @@ def class_milliseconds(world: World, name: TimeClass | None = None) -> int:
     """What the records say, by their classes."""
     return sum(
         share.milliseconds
-        for record in world.records.values()
+        for record in latest(world.records.values())
         for entry in record.spec.entries
         for share in entry.classes
         if name is None or share.name == name
@@ -393,11 +404,24 @@ async def test_a_crash_at_any_write_changes_nothing_of_the_end(
         ),
         max_size=6,
     ),
+    silences=st.lists(
+        st.builds(
+            Silence,
+            attempt=st.integers(1, 4),
+            worker=st.integers(0, 1),
+            after_seconds=st.integers(0, 30),
+            back_seconds=st.integers(31, 90),
+        ),
+        max_size=2,
+    ),
     crashes=st.sets(st.integers(1, 40), max_size=6),
 )
-async def test_whatever_dies_the_rules_hold(faults: list[Fault], crashes: set[int]) -> None:
-    """I1 (asserted by the world), I2, I3, I4, I6, for any faults and crashes."""
+async def test_whatever_dies_the_rules_hold(
+    faults: list[Fault], silences: list[Silence], crashes: set[int]
+) -> None:
+    """I1 (asserted by the world), I2, I3, I4, I6, for any faults, lost nodes and crashes."""
     world = a_short_world(tuple(faults))
+    world.silences = tuple(silences)
     attempts: list[int] = []
     phases: list[Phase] = []
     seen = 0
@@ -417,6 +441,9 @@ async def test_whatever_dies_the_rules_hold(faults: list[Fault], crashes: set[in
         return decision.finished
 
     await drive(world, until=done)
+    # Nodes come back; what their pods tell is taken in, also of a job that is over.
+    world.now += timedelta(seconds=120)
+    await drive(world, until=done)
     assert world.status is not None
     assert world.status.phase in (Phase.COMPLETE, Phase.FAILED)
     assert attempts == sorted(attempts)
@@ -424,7 +451,55 @@ async def test_whatever_dies_the_rules_hold(faults: list[Fault], crashes: set[in
     for earlier, later in pairwise(phases):
         assert later is earlier or later in TRANSITIONS[earlier]
     assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
-    assert all(record.spec.lost_settled for record in world.records.values())
+    assert all(record.spec.lost_settled for record in latest(world.records.values()))
+    assert world.forgotten == set(world.gangs)
+
+
+SILENT_AT, BACK_AT = 15, 40
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_node_that_comes_back_corrects_what_its_pods_held(*, over: bool) -> None:
+    """While the next attempt trains, and when the job is over; each is a record of its own."""
+    back = 10_000 if over else BACK_AT
+    world = World(
+        job=a_job(), cards=(a_card(),), silences=(Silence(2, 1, SILENT_AT, back_seconds=back),)
+    )
+    await drive(world)
+    released = world.gangs[2].released_at
+    assert released is not None
+    assert world.status is not None
+    assert (world.status.phase, world.status.attempts[1].reason) == (Phase.COMPLETE, "NodeFault")
+    if over:
+        # Nobody has told it yet: its silence is the end, and it is kept for what it may tell.
+        assert world.forgotten == {1, 3, 4}
+        before = float(world.status.cost.spent) if world.status.cost else 0.0
+        world.now = released + timedelta(seconds=back + 60)
+        await drive(world)
+        assert world.status.cost is not None
+        held = (back - SILENT_AT + SAVE_SECONDS) / 3600
+        assert float(world.status.cost.spent) == pytest.approx(before + 0.36 * held, abs=2e-6)
+    first, corrected = (r for r in world.records.values() if r.spec.attempt == 2)
+    assert corrected.metadata.name == f"{first.metadata.name}-r1"
+    assert (first.spec.revision, corrected.spec.revision) == (0, 1)
+    sure = [[entry.confirmed for entry in r.spec.entries] for r in (first, corrected)]
+    assert sure == [[True, False], [True, True]]
+    assert first.spec.lost_settled == corrected.spec.lost_settled is True
+    assert world.forgotten == {1, 2, 3, 4}
+    assert metered_milliseconds(world) == held_milliseconds(world) == class_milliseconds(world)
+
+
+async def test_a_pod_on_a_node_that_never_comes_back_ended_with_its_silence() -> None:
+    world = World(job=a_job(), cards=(a_card(),), silences=(Silence(2, 1, SILENT_AT),))
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    (record,) = [one for one in world.records.values() if one.spec.attempt == 2]
+    assert record.spec.lost_settled
+    lost = record.spec.entries[1]
+    assert (lost.end_evidence, lost.confirmed) == (EndEvidence.NODE_GONE, False)
+    assert 2 not in world.forgotten
+    assert metered_milliseconds(world) == class_milliseconds(world)
 
 
 async def test_a_training_that_nobody_asked_has_its_progress_at_the_end() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api.report import Step
-from finetune_api.usage import TimeClass, UsageRecord
+from finetune_api.usage import EndEvidence, TimeClass, UsageRecord
 from finetune_operator.cost.ledger import (
     LedgerError,
     Totals,
@@ -20,7 +20,7 @@ from finetune_operator.cost.ledger import (
 )
 from finetune_operator.cost.money import CurrencyMismatchError, Money, display
 from finetune_operator.cost.pods import PodView
-from finetune_operator.cost.records import meter, seal, settle_lost
+from finetune_operator.cost.records import correct, meter, seal, settle_lost
 from unit.builders_cost import a_card, a_place, a_pod, a_price, a_record, at, some_marks
 
 HOURLY = a_card(a_price("0.36"))
@@ -191,6 +191,16 @@ def test_a_segment_that_stands_twice_is_refused() -> None:
 def test_a_record_that_is_given_twice_is_refused() -> None:
     with pytest.raises(LedgerError, match=r"^a record was given twice; sum each one once$"):
         totals([metered(), metered()], "USD", at(100))
+
+
+def test_a_record_that_was_corrected_counts_no_more() -> None:
+    unsure = ended("pod-1", 60, worker=1, end_evidence=EndEvidence.NODE_GONE, confirmed=False)
+    first = seal(a_record(), [ended(), unsure], WORKED, [HOURLY], at(100))
+    corrected = correct(first, [ended("pod-1", 250, worker=1)], [HOURLY], at(300))
+    for records in ([first, corrected], [corrected, first]):
+        assert totals(records, "USD", at(300)) == totals([corrected], "USD", at(300))
+        assert use_by_device(records, at(300)) == use_by_device([corrected], at(300))
+    assert totals([corrected], "USD", at(300)).gpu_milliseconds == 350_000
 
 
 def test_segments_of_one_pod_are_no_doubles() -> None:

@@ -337,3 +337,22 @@ def test_marks_that_say_nothing_lose_nothing_but_time_without_a_name() -> None:
     (record,) = closing([replace(ended(), termination=None)]).records
     assert record.spec.marks in (None, Marks())
     assert classes_of(record) == {"pulling": 10_000, "unknown": 90_000}
+
+
+def test_a_pod_on_a_silent_node_is_kept_until_it_tells_its_end() -> None:
+    lost = ended(
+        "pod-1", 60, worker=1, end_evidence=EndEvidence.NODE_GONE, confirmed=False, silent=True
+    )
+    first = closing([ended(), lost])
+    (record,) = first.records
+    assert (record.spec.sealed, record.spec.lost_settled) == (True, True)
+    assert first.free == {"pod-0"}
+    # Its node is back: it goes on until the kubelet has ended it.
+    assert closing([alive("pod-1", worker=1)], first.records, now=300) == Closing()
+    over = closing([ended("pod-1", 320, worker=1)], first.records, now=330)
+    (corrected,) = over.records
+    assert (corrected.spec.revision, over.free) == (1, {"pod-1"})
+    sums = totals([record, corrected], "USD", at(400))
+    assert sums.gpu_milliseconds == 100_000 + 320_000
+    again = closing([ended("pod-1", 320, worker=1)], [record, corrected], now=340)
+    assert again == Closing(free=frozenset({"pod-1"}))

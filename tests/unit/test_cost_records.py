@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from finetune_api.report import Marks, Step
 from finetune_api.usage import EndEvidence, JobReference, TimeClass, UsageRecord
 from finetune_operator.cost.facts import join_marks
+from finetune_operator.cost.money import amount_text
 from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.rates import price_of
 from finetune_operator.cost.records import (
     RecordError,
+    correct,
+    latest,
     meter,
     open_record,
     record_name,
@@ -73,6 +76,7 @@ def test_a_record_is_named_by_job_uid_and_attempt() -> None:
         "job": {"namespace": "team", "name": "reviews", "uid": JOB_UID},
         "step": "evaluate",
         "attempt": 12,
+        "revision": 0,
         "entries": [],
         "sealed": False,
         "lostSettled": False,
@@ -731,3 +735,80 @@ def test_settling_moves_time_once_and_changes_nothing_else(
 def test_only_a_sealed_record_is_settled() -> None:
     with pytest.raises(RecordError, match=f"{JOB_UID}-1 is settled only once"):
         settle_lost(a_record(), Fraction(1))
+
+
+# --- correcting -----------------------------------------------------------------------------------
+
+
+def lost_and_sealed(kept: Fraction | None = Fraction(1, 2), **fields: Any) -> UsageRecord:
+    """Two workers' record, the second of which was on a node that fell silent."""
+    pods = [ended("pod-0", end=100), ended("pod-1", end=60, worker=1, **NODE_GONE, **fields)]
+    record = seal(a_record(), pods, WORKED, CARDS, at(100))
+    return record if kept is None else settle_lost(record, kept)
+
+
+@pytest.mark.parametrize("end", [40, 60, 250])
+def test_an_end_that_is_known_better_is_written_as_the_next_revision(end: float) -> None:
+    sealed = lost_and_sealed()
+    told = ended("pod-1", end=end, worker=1)
+    corrected = correct(sealed, [ended("pod-0", end=100), told], CARDS, at(300))
+    assert corrected.metadata.name == f"{sealed.metadata.name}-r1"
+    assert (corrected.spec.revision, corrected.spec.sealed) == (1, True)
+    first, second = corrected.spec.entries
+    assert first == sealed.spec.entries[0]
+    assert (second.until, second.confirmed) == (said(end), True)
+    assert second.end_evidence is EndEvidence.CONTAINERS_TERMINATED
+    assert counted(second) == interval(second)
+    assert corrected.spec.cost == amount_text(Fraction(36, 360_000) * (100 + Fraction(end)))
+    # Once more it is known no better, and a later word changes nothing that was confirmed.
+    again = [told, ended("pod-0", end=400), ended("pod-1", end=500, worker=1)]
+    assert correct(corrected, again, CARDS, at(900)) == corrected
+
+
+def test_a_correction_of_a_settled_record_loses_the_same_share_of_the_work() -> None:
+    corrected = correct(lost_and_sealed(), [ended("pod-1", end=250, worker=1)], CARDS, at(300))
+    assert corrected.spec.lost_settled
+    classes = classes_of(corrected, "pod-1")
+    assert classes["lost"] == classes["productive"] > 0
+    open_yet = correct(lost_and_sealed(None), [ended("pod-1", end=250, worker=1)], CARDS, at(300))
+    assert not open_yet.spec.lost_settled
+    assert settle_lost(open_yet, Fraction(1, 2)) == corrected
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        ended("pod-1", end=250, worker=1, **NODE_GONE),
+        ended("pod-1", end=250, worker=1, **EVICTED),
+        ended("pod-1", worker=1, **ALIVE),
+        ended("pod-0", end=250),
+        ended("pod-7", end=250),
+    ],
+)
+def test_what_says_nothing_better_corrects_nothing(pod: PodView) -> None:
+    sealed = lost_and_sealed()
+    assert correct(sealed, [pod], CARDS, at(300)) is sealed
+
+
+def test_a_record_that_is_open_is_metered_and_not_corrected() -> None:
+    record = meter(a_record(), [ended("pod-1", end=60, **NODE_GONE)], WORKED, CARDS, at(100))
+    assert correct(record, [ended("pod-1", end=250)], CARDS, at(300)) is record
+
+
+def test_a_price_that_was_copied_holds_for_what_a_correction_adds() -> None:
+    dearer = (a_card(a_price("36")),)
+    corrected = correct(lost_and_sealed(), [ended("pod-1", end=250, worker=1)], dearer, at(300))
+    rates = {entry.rate.price_per_hour for entry in corrected.spec.entries if entry.rate}
+    assert rates == {"0.36"}
+
+
+def test_of_an_attempts_records_the_highest_revision_counts() -> None:
+    sealed = lost_and_sealed()
+    corrected = correct(sealed, [ended("pod-1", end=250, worker=1)], CARDS, at(300))
+    other = a_record(attempt=2)
+    for records in ([sealed, other, corrected], [corrected, other, sealed]):
+        assert set(map(_name, latest(records))) == {_name(corrected), _name(other)}
+
+
+def _name(record: UsageRecord) -> str:
+    return record.metadata.name

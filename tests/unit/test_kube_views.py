@@ -207,7 +207,9 @@ def test_a_lost_node_ends_its_pods_after_the_timeout_from_when_it_was_lost(
     if ended:
         assert view.finished_at == parse_time(silent_since)
         assert view.end_evidence is EndEvidence.NODE_GONE
+        assert view.silent
     else:
+        assert not view.silent
         assert view.last_seen_at == parse_time(silent_since)
 
 
@@ -219,6 +221,17 @@ def test_an_end_before_the_binding_is_no_end_before_it_began() -> None:
 def test_a_node_that_is_gone_took_its_pods_with_it() -> None:
     view = APod().running().view(None)
     assert (view.live, view.confirmed, view.end_evidence) == (False, False, EndEvidence.NODE_GONE)
+
+
+def test_a_pod_that_is_deleted_by_force_tells_nothing_any_more() -> None:
+    node = a_node("Unknown", since=at(10))
+    asked = APod().running().deleting(at(11))
+    asked.metadata["deletionGracePeriodSeconds"] = 30
+    assert asked.view(node).silent
+    asked.metadata["deletionGracePeriodSeconds"] = 0
+    view = asked.view(node)
+    assert (view.live, view.silent, view.end_evidence) == (False, False, EndEvidence.NODE_GONE)
+    assert not APod().running().view(None).silent
 
 
 def test_its_own_message_is_believed_only_if_it_is_its_own() -> None:

@@ -18,9 +18,17 @@ SECONDS, COST, UNREADABLE = (
 )
 
 
-def put(records: Cache, name: str, version: int, *pods: PodView, attempt: int = 1) -> UsageRecord:
+def put(
+    records: Cache,
+    name: str,
+    version: int,
+    *pods: PodView,
+    attempt: int = 1,
+    revision: int = 0,
+) -> UsageRecord:
     record = meter(a_record(attempt=attempt), pods, None, [a_card(a_price("0.36"))], at(100))
     raw = record.wire()
+    raw["spec"]["revision"] = revision
     raw["metadata"] |= {
         "name": name,
         "namespace": "system",
@@ -68,3 +76,13 @@ def test_a_record_that_cannot_be_read_is_counted_and_hides_no_other() -> None:
     both = scraped(metrics)
     assert (alone[UNREADABLE], both[UNREADABLE]) == (0, 1)
     assert both[SECONDS] == alone[SECONDS] > 0
+
+
+def test_of_a_corrected_record_only_the_correction_is_told() -> None:
+    records = Cache(USAGE_RECORDS)
+    metrics = OperatorMetrics(Cache(FINETUNE_JOBS), records)
+    put(records, "a", 1, a_pod("pod-0", started_at=at(10), finished_at=at(60)))
+    assert scraped(metrics)[SECONDS] == 60
+    put(records, "a-r1", 2, a_pod("pod-0", started_at=at(10), finished_at=at(99)), revision=1)
+    # Read, and then remembered.
+    assert [scraped(metrics)[SECONDS] for _ in range(2)] == [99, 99]

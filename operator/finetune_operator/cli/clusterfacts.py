@@ -17,7 +17,7 @@ from finetune_api.status import JobStatus
 from finetune_api.usage import UsageRecord
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.page import PageFacts
-from finetune_operator.cost.records import JOB_UID_LABEL
+from finetune_operator.cost.records import JOB_UID_LABEL, latest
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.config import ConfigurationError, context_namespace
 from finetune_operator.kube.errors import ApiError, ForbiddenError, NotFoundError
@@ -69,7 +69,7 @@ async def _gather(name: str, namespace: str | None, warn: Callable[[str], None])
         )
         return PageFacts(
             job=job,
-            records=await _records(client, job, warn),
+            records=latest(await _records(client, job, warn)),
             prepare=_prepared(reports.items),
             evaluation=_evaluated(reports.items, job.status or JobStatus()),
         )

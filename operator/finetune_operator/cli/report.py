@@ -17,6 +17,7 @@ from finetune_api.status import JobStatus
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.page import PageFacts, write_page
 from finetune_operator.core.conditions import is_true
+from finetune_operator.cost.records import latest
 from finetune_operator.local.reports import read_report
 from finetune_operator.local.workspace import Workspace, WorkspaceError
 
@@ -30,7 +31,7 @@ def write_report(workspace: Workspace, job: FineTuneJob) -> Path:
     folder = workspace.job_folder(job.metadata.uid)
     facts = PageFacts(
         job=job,
-        records=tuple(workspace.read_records().values()),
+        records=latest(workspace.read_records().values()),
         prepare=_prepared(folder, status),
         evaluation=_evaluated(folder, status),
     )

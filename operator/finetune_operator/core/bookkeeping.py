@@ -1,8 +1,9 @@
-"""The records of a look: what is metered, what is sealed, what is settled. Called by reconcile.
+"""The records of a look: what is metered, sealed, settled and corrected. Called by reconcile.
 
 Records are written when they are opened, when a pod is bound (its price is copied then) or is gone
-without an end, sealed and settled; in between they are computed anew from the pods at each look, so
-that nothing is counted up and nothing can be counted twice.
+without an end, sealed and settled, and anew when an end is known better; in between they are
+computed anew from the pods at each look, so that nothing is counted up and nothing can be counted
+twice.
 """
 
 from dataclasses import dataclass
@@ -10,19 +11,23 @@ from datetime import datetime
 
 from finetune_api.status import AttemptStatus, JobStatus
 from finetune_api.usage import JobReference, UsageRecord
-from finetune_operator.core.decision import Action, ForgetGang, WriteRecord
+from finetune_operator.core.decision import Action, ForgetGang, StopGang, WriteRecord
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.settle import kept_share
 from finetune_operator.core.situation import marks_of
 from finetune_operator.cost.ledger import device_seconds, lost_device_seconds
 from finetune_operator.cost.records import (
+    correct,
+    latest,
     meter,
     open_record,
-    record_name,
     says_more,
     seal,
     settle_lost,
 )
+
+_LAST_GRACE_SECONDS = 30
+"""What a pod that nobody waits for any more gets to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,24 +39,23 @@ class Books:
 
 
 def keep_books(observed: Observed, status: JobStatus, now: datetime) -> Books:
-    """Meter what runs, seal what has ended, settle what is known to be lost."""
-    stored = {record.metadata.name: record for record in observed.records}
+    """Meter what runs, seal what has ended, settle what is lost, correct what is known better."""
+    stored = {record.spec.attempt: record for record in latest(observed.records)}
     rows = {row.number: row for row in status.attempts}
     numbers = sorted({*rows, *(record.spec.attempt for record in observed.records)})
     records: list[UsageRecord] = []
     actions: list[Action] = []
     for number in numbers:
         row = rows.get(number)
-        name = record_name(observed.job.metadata.uid, number)
-        before = stored.get(name)
+        before = stored.get(number)
         if before is None and row is None:
             continue
         after = _metered(observed, status, row, before, number, now)
         records.append(after)
         if before is not None and says_more(before, after):
             actions.append(WriteRecord(record=after))
-        elif before is not None and before.spec.sealed and row is not None:
-            actions += _let_go(observed, row)
+        elif before is not None and before.spec.sealed:
+            actions += _let_go(observed, before)
     return Books(records=tuple(records), actions=tuple(actions))
 
 
@@ -69,12 +73,14 @@ def _metered(
         job = JobReference.of(observed.job.metadata)
         before = open_record(job, row.step, number, observed.engine.records_namespace)
     record = before
-    if not record.spec.sealed and row is not None:
-        pods = tuple(pod for pod in observed.pods if pod.attempt == number)
+    pods = tuple(pod for pod in observed.pods if pod.attempt == number)
+    stall = observed.job.spec.policy.stall_timeout_seconds
+    cards = observed.rate_cards
+    if record.spec.sealed:
+        record = correct(record, pods, cards, now, stall_seconds=stall)
+    elif row is not None:
         marks = marks_of(observed, row)
         split = status.data.split_digest if status.data else None
-        stall = observed.job.spec.policy.stall_timeout_seconds
-        cards = observed.rate_cards
         record = meter(record, pods, marks, cards, now, split_digest=split, stall_seconds=stall)
         if row.state == "Ended":
             record = seal(record, pods, marks, cards, now, stall_seconds=stall)
@@ -85,10 +91,25 @@ def _metered(
     return record
 
 
-def _let_go(observed: Observed, row: AttemptStatus) -> tuple[Action, ...]:
-    kept = any(pod.kept for pod in observed.pods if pod.attempt == row.number)
-    if row.state == "Ended" and kept:
-        return (ForgetGang(step=row.step, attempt=row.number),)
+def _let_go(observed: Observed, record: UsageRecord) -> tuple[Action, ...]:
+    """Let the gang of a sealed record go, once nothing better can be heard of its pods.
+
+    Those on a silent node are told to end before that: should the node come back, they would go on
+    beside the attempt that has taken their place.
+    """
+    step, attempt = record.spec.step, record.spec.attempt
+    own = [pod for pod in observed.pods if pod.attempt == attempt and pod.kept]
+    unheard = [pod for pod in own if pod.live or pod.silent]
+    if any(not pod.stopping for pod in unheard):
+        stop = StopGang(
+            step=step,
+            attempt=attempt,
+            grace_seconds=_LAST_GRACE_SECONDS,
+            reason="The attempt has ended without it.",
+        )
+        return (stop,)
+    if own and not unheard:
+        return (ForgetGang(step=step, attempt=attempt),)
     return ()
 
 

@@ -16,6 +16,7 @@ from finetune_operator.cost.instants import instant
 from finetune_operator.cost.money import CurrencyMismatchError, Money, amount_text, display
 from finetune_operator.cost.pods import CPU_DEVICE
 from finetune_operator.cost.rates import MILLISECONDS_PER_HOUR, hourly_price, price_of
+from finetune_operator.cost.records import latest
 
 
 class LedgerError(ValueError):
@@ -46,7 +47,7 @@ class Totals:
 
 
 def totals(records: Sequence[UsageRecord], currency: str, now: datetime) -> Totals:
-    """Sum records in one currency.
+    """Sum records in one currency; of an attempt's, the one that counts (`latest`).
 
     What is open is counted up to ``now``, as of an unknown class since it was last metered.
 
@@ -54,7 +55,7 @@ def totals(records: Sequence[UsageRecord], currency: str, now: datetime) -> Tota
     where a price is in another currency.
     """
     _refuse_doubles(records)
-    entries = [entry for record in records for entry in record.spec.entries]
+    entries = [entry for record in latest(records) for entry in record.spec.entries]
     _refuse_other_currencies(entries, currency)
     parts = [part for entry in entries for part in _parts(entry, instant(now))]
     by_class = {
@@ -89,7 +90,7 @@ class UseKey(NamedTuple):
 def use_by_device(records: Iterable[UsageRecord], now: datetime) -> Mapping[UseKey, ClassTotal]:
     """Sum records of any number of jobs; what is open is counted up to ``now``, as in `totals`."""
     sums: dict[UseKey, ClassTotal] = {}
-    for entry in (entry for record in records for entry in record.spec.entries):
+    for entry in (entry for record in latest(records) for entry in record.spec.entries):
         currency = entry.rate.currency if entry.rate else ""
         for part in _parts(entry, instant(now)):
             key = UseKey(entry.device, entry.fake_gpu, part.name, currency)
@@ -103,7 +104,8 @@ def burn_rate(records: Sequence[UsageRecord], currency: str) -> Money:
 
     Raises CurrencyMismatchError where a price is in another currency.
     """
-    entries = [entry for record in records for entry in record.spec.entries if entry.until is None]
+    open_entries = (entry for record in latest(records) for entry in record.spec.entries)
+    entries = [entry for entry in open_entries if entry.until is None]
     _refuse_other_currencies(entries, currency)
     prices = (hourly_price(e.rate, e.milli_devices) for e in entries if e.rate is not None)
     return Money(_sum(prices), currency)
@@ -170,7 +172,7 @@ def _parts(entry: UsageEntry, now: int) -> list[_Part]:
 
 def _refuse_doubles(records: Sequence[UsageRecord]) -> None:
     owners: dict[str, str] = {}
-    for record in records:
+    for record in latest(records):
         keys = [(entry.pod_uid, entry.segment) for entry in record.spec.entries]
         name = record.metadata.name
         for uid in {uid for uid, _ in keys}:

@@ -18,10 +18,11 @@ from finetune_operator.cost.facts import End, PodUse, join_marks, recorded_use
 from finetune_operator.cost.instants import instant, moment_of
 from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.records import (
+    correct,
     kept_share,
+    latest,
     meter,
     open_record,
-    record_name,
     says_more,
     seal,
     settle_lost,
@@ -74,15 +75,16 @@ def close_books(
 
     ``records`` and ``pods`` are all of this job (by uid). No attempt comes after these, so work
     since the last checkpoint is lost. An attempt with a pod that may still hold devices is metered
-    and waits; asking again, later or after a crash, goes on from there.
+    and waits, and a pod on a silent node is kept for what it may yet tell; asking again, later or
+    after a crash, goes on from there.
     """
-    stored = {record.metadata.name: record for record in records}
+    stored = {record.spec.attempt: record for record in latest(records)}
     numbers = {record.spec.attempt for record in records} | {pod.attempt for pod in pods}
     due: list[UsageRecord] = []
     free: set[str] = set()
     for number in sorted(numbers):
         own = tuple(pod for pod in pods if pod.attempt == number)
-        before = stored.get(record_name(job.uid, number))
+        before = stored.get(number)
         record = before
         if record is None and any(pod.bound_at is not None for pod in own):
             record = open_record(job, own[0].step, number, namespace)
@@ -91,14 +93,16 @@ def close_books(
             if before is None or says_more(before, record):
                 due.append(record)
         if record is None or record.spec.sealed:
-            free |= {pod.uid for pod in own if not _may_hold(pod)}
+            free |= {pod.uid for pod in own if not (_may_hold(pod) or pod.silent)}
     return Closing(records=tuple(due), free=frozenset(free))
 
 
 def _closed(
     record: UsageRecord, pods: tuple[PodView, ...], cards: Sequence[RateCard], now: datetime
 ) -> UsageRecord:
-    """The record sealed and settled; or metered, while a pod may still hold something."""
+    """The record sealed and settled; metered, while a pod may hold something; or corrected."""
+    if record.spec.sealed:
+        record = correct(record, pods, cards, now)
     views = (*pods, *vanished(record, {pod.uid for pod in pods}, now))
     marks = None
     for told in _told(views):

@@ -57,6 +57,8 @@ class PodView:
     """When nothing of it held a device any more; unset while it may still."""
     end_evidence: EndEvidence | None = None
     confirmed: bool = True
+    silent: bool = False
+    """Its node doesn't answer and may come back: then its end is told anew, or it goes on."""
     last_seen_at: datetime | None = None
     """Last proof of life, where the end is not known."""
     exit_code: int | None = None

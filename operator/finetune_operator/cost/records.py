@@ -47,9 +47,9 @@ class RecordError(ValueError):
     """What was asked of a usage record would make it untrue."""
 
 
-def record_name(job_uid: str, attempt: int) -> str:
+def record_name(job_uid: str, attempt: int, revision: int = 0) -> str:
     """Name a record: attempts never repeat within a job, uids never within a cluster."""
-    name = f"{job_uid}-{attempt}"
+    name = f"{job_uid}-{attempt}" + (f"-r{revision}" if revision else "")
     if _DNS_1123.fullmatch(name) is None or len(job_uid) > 63:
         raise RecordError(
             f"job uid {job_uid!r} can't name a record: it must be 1 to 63 of a-z, 0-9 and '-', "
@@ -155,6 +155,51 @@ def seal(
     return _with_spec(metered, sealed=True, cost=_cost_text(entries))
 
 
+def correct(
+    record: UsageRecord,
+    pods: Sequence[PodView],
+    cards: Sequence[RateCard],
+    now: datetime,
+    *,
+    stall_seconds: int | None = None,
+) -> UsageRecord:
+    """Write a sealed record anew, as its next revision, where an end is known better by now.
+
+    That is so when a node was silent, its pods were taken to have ended, and it came back and told
+    when their containers did. Of productive time the same share is lost as before. A record that
+    nothing better is known of is returned unchanged, as is one that is not sealed.
+    """
+    spec = record.spec
+    unsure = {entry.pod_uid for entry in spec.entries if not entry.confirmed}
+    told = [pod for pod in pods if pod.uid in unsure and not pod.live and pod.confirmed]
+    if not spec.sealed or not told:
+        return record
+    revision = spec.revision + 1
+    name = record_name(spec.job.uid, spec.attempt, revision)
+    before = record.metadata
+    metadata = ObjectMeta(name=name, namespace=before.namespace, labels=before.labels)
+    reopened = _with_spec(
+        record.model_copy(update={"metadata": metadata}),
+        revision=revision,
+        sealed=False,
+        lost_settled=False,
+        cost=None,
+    )
+    sealed = seal(reopened, told, None, cards, now, stall_seconds=stall_seconds)
+    return settle_lost(sealed, _kept_of(record)) if spec.lost_settled else sealed
+
+
+def latest(records: Iterable[UsageRecord]) -> tuple[UsageRecord, ...]:
+    """Each attempt's record that counts: the one of its highest revision."""
+    newest: dict[tuple[str, int], UsageRecord] = {}
+    for record in records:
+        key = (record.spec.job.uid, record.spec.attempt)
+        known = newest.get(key)
+        if known is None or known.spec.revision < record.spec.revision:
+            newest[key] = record
+    return tuple(newest.values())
+
+
 def says_more(before: UsageRecord, after: UsageRecord) -> bool:
     """Whether a record is due to be written: what it says now could not be found out later.
 
@@ -256,6 +301,16 @@ def _cost_text(entries: Sequence[UsageEntry]) -> str | None:
     if len(currencies) > 1 or (entries and not costs):
         return None
     return amount_text(sum(costs, start=Fraction(0)))
+
+
+def _kept_of(record: UsageRecord) -> Fraction:
+    """The share of a settled record's productive time that was kept."""
+    totals = dict.fromkeys(TimeClass, 0)
+    for entry in record.spec.entries:
+        for share in entry.classes:
+            totals[share.name] += share.milliseconds
+    done = totals[TimeClass.PRODUCTIVE] + totals[TimeClass.LOST]
+    return Fraction(totals[TimeClass.PRODUCTIVE], done) if done else Fraction(1)
 
 
 def _with_lost(classes: Sequence[TimeShare], share: Fraction) -> tuple[TimeShare, ...]:

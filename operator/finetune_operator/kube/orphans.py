@@ -10,7 +10,7 @@ from datetime import datetime
 
 from finetune_api.usage import JobReference, UsageRecord
 from finetune_operator.cost.orphans import close_books
-from finetune_operator.cost.records import JOB_UID_LABEL
+from finetune_operator.cost.records import JOB_UID_LABEL, latest
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import ApiError, NotFoundError
 from finetune_operator.kube.look import views_of
@@ -41,7 +41,7 @@ def _owed(cluster: Cluster) -> Iterator[JobReference]:
     for pod in cluster.caches.pods.items():
         if POD_FINALIZER in pod["metadata"].get("finalizers", []):
             yield _owner(pod)
-    for record in _records(cluster.caches.records.items()):
+    for record in latest(_records(cluster.caches.records.items())):
         if not record.spec.lost_settled and (not watched or record.spec.job.namespace in watched):
             yield record.spec.job
 

@@ -31,11 +31,7 @@ async def stop(cluster: Cluster, pod: Json, grace_seconds: int) -> None:
 
 
 async def let_go(cluster: Cluster, pod: Json) -> None:
-    """Take our finalizer from a pod whose use is recorded.
-
-    One that can't say that it has ended, for its node is lost, is told to end before: should the
-    node come back, it would go on beside the attempt that has taken its place.
-    """
+    """Take our finalizer from a pod whose use is recorded; one that has not ended is told to."""
     metadata = pod["metadata"]
     if POD_FINALIZER not in metadata.get("finalizers", []):
         return

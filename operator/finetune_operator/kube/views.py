@@ -41,6 +41,8 @@ class _End:
     at: datetime
     evidence: EndEvidence
     confirmed: bool = True
+    may_change: bool = False
+    """Its node is there and silent: should it come back, it tells the end, or goes on."""
 
 
 def pod_view(pod: Json, node: Json | None, now: datetime, node_lost: timedelta) -> PodView:
@@ -86,6 +88,7 @@ def pod_view(pod: Json, node: Json | None, now: datetime, node_lost: timedelta) 
         finished_at=end.at if end else None,
         end_evidence=end.evidence if end else None,
         confirmed=end.confirmed if end else life is None or life.ready,
+        silent=end is not None and end.may_change,
         last_seen_at=life.lost_at if life is not None else None,
         exit_code=None if unknown else terminated.get("exitCode"),
         ended_as=terminated.get("reason"),
@@ -152,8 +155,19 @@ def _end(
     if life.gone:
         return _End(at=now, evidence=EndEvidence.NODE_GONE, confirmed=False)
     if not life.ready and life.lost_at is not None and now - life.lost_at >= node_lost:
-        return _End(at=max(bound_at, life.lost_at), evidence=EndEvidence.NODE_GONE, confirmed=False)
+        return _End(
+            at=max(bound_at, life.lost_at),
+            evidence=EndEvidence.NODE_GONE,
+            confirmed=False,
+            may_change=not _deleted_by_force(pod),
+        )
     return None
+
+
+def _deleted_by_force(pod: Json) -> bool:
+    """Whether somebody said that there is nobody to wait for, who was not a kubelet."""
+    metadata = pod["metadata"]
+    return "deletionTimestamp" in metadata and not metadata.get("deletionGracePeriodSeconds")
 
 
 def _is_terminal(pod: Json) -> bool:

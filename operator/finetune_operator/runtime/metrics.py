@@ -1,10 +1,11 @@
 """What Prometheus reads of the operator itself. One place for the names of its series."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from fractions import Fraction
 from importlib.metadata import version
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -17,8 +18,17 @@ from finetune_operator.kube.cache import Cache
 
 # A record's uid and resourceVersion.
 _Version = tuple[str, str]
-# The namespace of a record's job, and what the record adds up to.
-_Use = tuple[str, Mapping[UseKey, ClassTotal]]
+
+
+class _Use(NamedTuple):
+    """What one record adds up to."""
+
+    namespace: str
+    """Of its job."""
+    attempt: tuple[str, int]
+    """The job's uid, and the attempt's number."""
+    revision: int
+    sums: Mapping[UseKey, ClassTotal]
 
 
 class OperatorMetrics:
@@ -129,9 +139,14 @@ class _Usage(Collector):
         uses, failed = self._uses()
         times: dict[tuple[str, ...], Fraction] = defaultdict(Fraction)
         costs: dict[tuple[str, ...], Fraction] = defaultdict(Fraction)
-        for namespace, use in uses:
-            for key, total in use.items():
-                labels = (namespace, key.device, str(key.fake_gpu).lower(), key.time_class.value)
+        for use in uses:
+            for key, total in use.sums.items():
+                labels = (
+                    use.namespace,
+                    key.device,
+                    str(key.fake_gpu).lower(),
+                    key.time_class.value,
+                )
                 times[labels] += total.milliseconds / 1000
                 if key.currency:
                     costs[(*labels, key.currency)] += total.cost
@@ -141,10 +156,10 @@ class _Usage(Collector):
         unreadable.add_metric([], failed)
         yield from (seconds, cost, unreadable)
 
-    def _uses(self) -> tuple[list[_Use], int]:
-        """Each record's namespace and use, and how many records can't be read."""
+    def _uses(self) -> tuple[Collection[_Use], int]:
+        """The use of each attempt by its record that counts; how many records can't be read."""
         now = datetime.now(UTC)
-        uses: list[_Use] = []
+        uses: dict[tuple[str, int], _Use] = {}
         ended: dict[_Version, _Use] = {}
         failed = 0
         for raw in self._records.items():
@@ -156,11 +171,19 @@ class _Usage(Collector):
                 except ValidationError:
                     failed += 1
                     continue
-                use = (record.spec.job.namespace, use_by_device([record], now))
-                if any(entry.until is None for entry in record.spec.entries):
-                    uses.append(use)
-                    continue
-            ended[version] = use
-            uses.append(use)
+                spec = record.spec
+                use = _Use(
+                    namespace=spec.job.namespace,
+                    attempt=(spec.job.uid, spec.attempt),
+                    revision=spec.revision,
+                    sums=use_by_device([record], now),
+                )
+                if all(entry.until is not None for entry in spec.entries):
+                    ended[version] = use
+            else:
+                ended[version] = use
+            known = uses.get(use.attempt)
+            if known is None or known.revision < use.revision:
+                uses[use.attempt] = use
         self._ended = ended
-        return uses, failed
+        return uses.values(), failed
