@@ -24,6 +24,7 @@ from finetune_trainer.reporting.events import (
     write_event,
 )
 from finetune_trainer.reporting.metrics import render_metrics
+from finetune_trainer.reporting.narration import Narration
 from finetune_trainer.reporting.pages import progress_pages
 from finetune_trainer.reporting.progress import ProgressLog
 from finetune_trainer.reporting.server import serving
@@ -175,3 +176,30 @@ def test_the_result_is_kept_for_the_last_word() -> None:
     result = TrainResult(steps=5, best_step=4, best_select_loss=0.3, checkpoint="checkpoints/1/4")
     log.apply(Finished(result=result))
     assert log.result == result
+
+
+def test_the_log_tells_of_a_training_in_a_line_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    now = 100.0
+    narration = Narration(a_log(), clock=lambda: now)
+    narration.hear(planned(step=20, attempt=1))
+    for step in range(21, 46):
+        narration.hear(stepped(step))
+        now += 1.0
+    narration.hear(Evaluated(step=45, select_loss=0.25, milliseconds=1500))
+    narration.hear(Saved(at=NOON, step=45, milliseconds=2100))
+    result = TrainResult(steps=100, best_step=45, best_select_loss=0.25, checkpoint="c/1/45")
+    narration.hear(Finished(result=result))
+    narration.hear(Staged(stage="done"))
+    pace = "loss 0.5, rate 0.0001, 0.25 s per step, 2,560 tokens/s"
+    assert caplog.messages == [
+        "training goes on from step 20 of 100, saved by attempt 1",
+        f"step 21 of 100: {pace}",
+        f"step 31 of 100: {pace}",
+        f"step 41 of 100: {pace}",
+        "step 45: loss on the select rows 0.25, scored in 1.5 s",
+        "step 45: checkpoint saved in 2.1 s",
+        "training ended at step 100: best loss on the select rows 0.25, at step 45",
+    ]

@@ -20,6 +20,7 @@ from finetune_api.times import format_time
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import NodeFaultError, StorageError, TrainerError
 from finetune_trainer.reporting.events import Finished, Planned, Staged
+from finetune_trainer.reporting.narration import Narration
 from finetune_trainer.reporting.pages import progress_pages
 from finetune_trainer.reporting.progress import ProgressLog
 from finetune_trainer.reporting.server import serving
@@ -130,11 +131,12 @@ def _run_ranks(
 ) -> list[RankEnd]:
     """Start the ranks and wait until the last one has ended."""
     ended: queue.SimpleQueue[RankEnd] = queue.SimpleQueue()
+    narration = Narration(log)
     ranks = [
         RankProcess(
             place,
             variables(place, environment, run.gang, os.environ),
-            heard=log.apply,
+            heard=narration.hear,
             ended=ended.put,
         )
         for place in (
