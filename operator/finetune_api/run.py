@@ -155,6 +155,7 @@ class Layout:
     baselines: PurePosixPath = PurePosixPath("data/baselines")
     prepare_report: PurePosixPath = PurePosixPath("data/report.json")
     checkpoints: PurePosixPath = PurePosixPath("checkpoints")
+    tensorboard: PurePosixPath = PurePosixPath("tensorboard")
     output: PurePosixPath = PurePosixPath("output")
     output_model: PurePosixPath = PurePosixPath("output/model")
     rendered_rows: PurePosixPath = PurePosixPath("output/rendered-rows.txt")

@@ -20,6 +20,7 @@ from finetune_api.report import ExitCode, FailureClass, Termination
 from finetune_api.run import LAYOUT
 from finetune_trainer.training.manifest import Best, complete_checkpoints
 from finetune_trainer.training.resume import BEST_FILE, choose
+from harness.tensorboard import scalars
 from harness.training import Job, pods, running_processes, train_to_end, wait_until_gone
 
 STEPS = 20
@@ -119,6 +120,14 @@ def test_a_stopped_job_goes_on_exactly(
     assert termination.marks.resumed_from_step == stopped[1].marks.last_step
     assert termination.marks.resumed_from_attempt == 2
     assert_same_end(job, 3, undisturbed)
+    curves, expected = (
+        scalars(one.workspace / LAYOUT.tensorboard) for one in (job, undisturbed[0])
+    )
+    assert curves.keys() == expected.keys()
+    for name in ("train/loss", "train/learning_rate", "select/loss"):
+        assert curves[name].keys() == expected[name].keys()
+        for step, values in curves[name].items():
+            assert values == pytest.approx(expected[name][step], abs=TOLERANCE)
 
 
 def test_a_killed_rank_ends_the_gang_and_the_next_attempt_goes_on_exactly(

@@ -56,6 +56,7 @@ def stepped(step: int, loss: float = 0.5, seconds: float = 0.25) -> Stepped:
         step=step,
         loss=loss,
         learning_rate=1e-4,
+        gradient_norm=1.5,
         rows=32,
         tokens=640,
         seconds=seconds,

@@ -34,13 +34,17 @@ class Planned(Contract):
 
 
 class Stepped(Contract):
-    """An optimizer step is done; loss, rows and tokens are those of the whole global batch."""
+    """An optimizer step is done; loss, rows and tokens are those of the whole global batch.
+
+    ``gradient_norm`` is that before clipping; None where it is not known, or not finite.
+    """
 
     kind: Literal["stepped"] = "stepped"
     at: Timestamp
     step: int
     loss: float
     learning_rate: float
+    gradient_norm: float | None
     rows: int
     tokens: int
     seconds: float

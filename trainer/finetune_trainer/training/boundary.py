@@ -158,12 +158,14 @@ class Boundary(TrainerCallback):
         self._state = self._state.model_copy(
             update={"step": step, "loss": loss, "evaluated": False}
         )
+        norm = self._trainer.gradient_norm
         self._parts.say(
             Stepped(
                 at=_now(),
                 step=step,
                 loss=loss,
                 learning_rate=self._learning_rate,
+                gradient_norm=norm if norm is not None and math.isfinite(norm) else None,
                 rows=len(self._parts.plan.global_batch(step - 1)),
                 tokens=int(tokens),
                 seconds=time.monotonic() - self._step_began,
@@ -171,12 +173,11 @@ class Boundary(TrainerCallback):
                 remaining_evaluations=self._parts.cadence.remaining_evaluations(step),
             )
         )
-        self._watch(step, loss)
+        self._watch(step, loss, norm)
         return stops > 0
 
-    def _watch(self, step: int, loss: float) -> None:
+    def _watch(self, step: int, loss: float, norm: float | None) -> None:
         """Look for signs in what every rank knows alike, so that all act alike."""
-        norm = self._trainer.gradient_norm
         if self._learning_rate > 0 and (norm is None or math.isfinite(norm)):
             self._effective_steps += 1
         health, signs = observe(

@@ -23,6 +23,7 @@ from finetune_trainer.models.check import load_tokenizer
 from finetune_trainer.models.load import load_model
 from finetune_trainer.models.lora import adapt
 from finetune_trainer.reporting.events import Event, Finished, Staged
+from finetune_trainer.reporting.tensorboard import TensorBoardFiles
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.boundary import Boundary, Parts
 from finetune_trainer.training.cadence import Cadence
@@ -58,6 +59,8 @@ def train(
         What the run, its rows, its model or the machine lacks.
     """
     _quiet_libraries()
+    if place.is_first:
+        say = _also_for_tensorboard(say, environment)
     device = claim_device(run.gang.device, place)
     with process_group(place, device) as gang:
         join_process_group(backend_of(device))
@@ -77,6 +80,20 @@ def train(
             say(Finished(result=boundary.result))
         say(Staged(stage="done"))
     return ExitCode.DONE
+
+
+def _also_for_tensorboard(
+    say: Callable[[Event], None], environment: RankEnvironment
+) -> Callable[[Event], None]:
+    files = TensorBoardFiles(
+        environment.workspace.path(LAYOUT.tensorboard), attempt=environment.attempt
+    )
+
+    def say_to_both(event: Event) -> None:
+        say(event)
+        files.hear(event)
+
+    return say_to_both
 
 
 def rank_seed(seed: int, step: int, rank: int) -> int:
