@@ -431,26 +431,27 @@ class Training(Contract):
 
 @rules(
     Cel(
-        "self.offload != 'optimizer' || self.zeroStage >= 1",
-        "deepspeed.offload: optimizer needs zeroStage 1, 2 or 3",
+        "self.offload != 'optimizer' || !has(self.zeroStage) || self.zeroStage >= 1",
+        "deepspeed.offload: optimizer needs zeroStage 1, 2 or 3, or none",
     ),
     Cel(
-        "self.offload != 'parameters' || self.zeroStage == 3",
-        "deepspeed.offload: parameters needs zeroStage 3",
+        "self.offload != 'parameters' || !has(self.zeroStage) || self.zeroStage == 3",
+        "deepspeed.offload: parameters needs zeroStage 3, or none",
     ),
 )
 class DeepSpeed(Contract):
     """DeepSpeed's part; the configuration file itself is made by the trainer."""
 
     zero_stage: Annotated[
-        int,
+        int | None,
         Field(
             ge=0,
             le=3,
             description="What is sharded over ranks: 0 nothing, 1 optimizer, 2 and gradients, "
-            "3 and weights.",
+            "3 and weights. Unset: 2, or 3 where 2 would not fit the devices by the memory "
+            "estimate; decided once the model's facts are known.",
         ),
-    ] = 2
+    ] = None
     offload: Annotated[
         Offload,
         Field(

@@ -140,6 +140,10 @@ class Resolved(Contract):
     packing: Annotated[bool, Field(description="Whether short rows share a sequence.")] = False
     precision: Label
     """Arithmetic of the forward and backward pass."""
+    zero_stage: Annotated[
+        int | None,
+        Field(ge=0, le=3, description="What is sharded; unset until the model's facts are known."),
+    ] = None
     activation_checkpointing: bool = False
     """Whether activations are computed again, as asked or after running out of memory."""
     image: Annotated[str | None, StringConstraints(max_length=1024)] = None

@@ -123,6 +123,7 @@ class World:
     smoke: bool = False
     look_seconds: float = 1.0
     max_ranks: int | None = 8
+    device_memory_bytes: int | None = None
     writes: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     before_write: Callable[[str], None] = lambda _: None
@@ -286,6 +287,7 @@ class ScriptedEngine:
             engine=EngineFacts(
                 device="cpu",
                 max_ranks=world.max_ranks,
+                device_memory_bytes=world.device_memory_bytes,
                 placements=dict.fromkeys(Step, placement()),
                 control_interval_seconds=world.look_seconds,
             ),

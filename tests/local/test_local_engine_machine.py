@@ -36,6 +36,19 @@ def test_devices_are_named_as_nodes_label_them(with_devices: Callable[[str], Non
     assert all(place.local for place in facts.placements.values())
 
 
+def test_the_smallest_device_says_what_must_fit(
+    with_devices: Callable[[str], None], tmp_path: Path
+) -> None:
+    with_devices("NVIDIA H200\\nNVIDIA H200\\n")
+    job = a_job(compute={"gpusPerWorker": 2})
+    assert machine.facts(job).device_memory_bytes is None
+    program = tmp_path / "nvidia-smi"
+    lines = "case $1 in *memory.total) printf '143771\\n81559\\n';; *) printf 'A\\nB\\n';; esac"
+    program.write_text(f"#!/bin/sh\n{lines}\n")
+    assert machine.facts(job).device_memory_bytes == 81559 << 20
+    assert machine.facts(a_job(compute={"gpusPerWorker": 0})).device_memory_bytes is None
+
+
 def test_a_job_that_asks_for_no_gpu_gets_processors(with_devices: Callable[[str], None]) -> None:
     with_devices("NVIDIA H200\\n")
     facts = machine.facts(a_job(compute={"gpusPerWorker": 0}))

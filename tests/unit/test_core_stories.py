@@ -409,7 +409,8 @@ async def test_a_crash_at_any_write_changes_nothing_of_the_end(
             Silence,
             attempt=st.integers(1, 4),
             worker=st.integers(0, 1),
-            after_seconds=st.integers(0, 30),
+            # From the binding on: a node that is silent gets no pod.
+            after_seconds=st.integers(1, 30),
             back_seconds=st.integers(31, 90),
         ),
         max_size=2,
@@ -681,3 +682,40 @@ async def test_more_workers_than_can_share_the_claim_wait() -> None:
     world.problems, world.job = (), job
     await drive(world)
     assert world.status.phase is Phase.COMPLETE
+
+
+@pytest.mark.parametrize(
+    ("memory", "deepspeed", "stage"),
+    [
+        (None, {}, 2),
+        (80 << 30, {}, 2),
+        (1 << 20, {}, 3),
+        (1 << 20, {"zeroStage": 1}, 1),
+        (80 << 30, {"offload": "parameters"}, 3),
+    ],
+)
+async def test_what_is_sharded_is_what_fits_where_the_manifest_leaves_it_open(
+    memory: int | None, deepspeed: dict[str, object], stage: int
+) -> None:
+    world = World(job=a_job(deepspeed=deepspeed), device_memory_bytes=memory)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.resolved is not None
+    assert world.status.resolved.zero_stage == stage
+    assert world.gangs[2].action.run.training.zero_stage == stage
+
+
+async def test_what_is_sharded_stays_what_it_was_when_the_devices_change() -> None:
+    fault = Fault(2, worker=0, after_seconds=12)
+    world = World(job=a_job(), faults=(fault,), device_memory_bytes=1 << 20)
+    await drive(world, until=lambda decision: decision.status.attempt == 2)
+    world.device_memory_bytes = 80 << 30
+    await drive(world)
+    assert [world.gangs[n].action.run.training.zero_stage for n in (2, 3)] == [3, 3]
+
+
+async def test_one_rank_has_nobody_to_shard_with() -> None:
+    alone = {"workers": 1, "gpusPerWorker": 1}
+    world = World(job=a_job(compute=alone), device_memory_bytes=1 << 20)
+    await drive(world)
+    assert world.gangs[2].action.run.training.zero_stage == 2

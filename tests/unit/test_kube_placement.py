@@ -7,7 +7,12 @@ import pytest
 from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import CapacityType
 from finetune_api.report import Step
-from finetune_operator.kube.placement import capacity_type, expected_placements, quantity
+from finetune_operator.kube.placement import (
+    capacity_type,
+    expected_placements,
+    least_device_memory,
+    quantity,
+)
 from harness.scripted import a_job
 
 # A node as the API server sends it.
@@ -86,3 +91,31 @@ def test_how_a_node_was_bought_is_read_from_the_clouds_labels(
 )
 def test_quantities_are_read_as_kubernetes_writes_them(text: str, value: str) -> None:
     assert quantity(text) == quantity(value)
+
+
+def of_memory(mebibytes: str, product: str = "H100", gpus: int = 8) -> Json:
+    return a_node(product, gpus, **{"nvidia.com/gpu.memory": mebibytes})
+
+
+def test_the_smallest_device_that_a_gang_may_get_says_what_must_fit() -> None:
+    nodes = [of_memory("81559"), of_memory("40960", "A100"), of_memory("16384", "T4", gpus=1)]
+    assert least_device_memory(wants(), nodes) == 40960 << 20
+    assert least_device_memory(wants(gpuType="H100"), nodes) == 81559 << 20
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [],
+        [of_memory("81559"), a_node("H100", 8)],
+        [of_memory("80Gi")],
+    ],
+)
+def test_where_a_node_says_nothing_of_its_devices_memory_it_is_not_known(
+    nodes: list[Json],
+) -> None:
+    assert least_device_memory(wants(), nodes) is None
+
+
+def test_a_job_without_accelerators_has_no_device_memory() -> None:
+    assert least_device_memory(wants(gpusPerWorker=0), [of_memory("81559")]) is None

@@ -36,6 +36,8 @@ class EngineFacts:
     max_ranks: int | None = None
     placements: Mapping[Step, Placement] = field(default_factory=dict)
     """Where each step's pods would be bound; a step of which that is not known is left out."""
+    device_memory_bytes: int | None = None
+    """Memory of the smallest device that may train; None where that is not known."""
     control_interval_seconds: float = 15.0
     """The longest time between two looks at a running job."""
     records_namespace: str = "default"

@@ -6,8 +6,7 @@ Called by ``reconcile`` once the conditions stand.
 import math
 from datetime import datetime, timedelta
 
-from finetune_api.footprint import Shape, memory_per_rank
-from finetune_api.job import Precision
+from finetune_api.footprint import memory_per_rank
 from finetune_api.phases import TERMINAL, ConditionType
 from finetune_api.report import Progress, Step
 from finetune_api.run import Run, total_steps
@@ -17,7 +16,7 @@ from finetune_api.usage import UsageRecord
 from finetune_operator.core.bookkeeping import currency_of
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.observed import Observed
-from finetune_operator.core.resolve import run_for
+from finetune_operator.core.resolve import run_for, shape_of
 from finetune_operator.cost.forecast import (
     Forecast,
     remaining,
@@ -158,14 +157,4 @@ def _estimate(status: JobStatus, run: Run, total: int, forecast: Forecast | None
 def _memory(status: JobStatus, run: Run) -> int | None:
     if status.model is None:
         return None
-    precision = run.training.precision
-    shape = Shape(
-        zero_stage=run.training.zero_stage,
-        world_size=run.gang.world_size,
-        precision=Precision.BF16 if precision is Precision.AUTO else precision,
-        micro_batch_size=run.training.micro_batch_size,
-        sequence_length=run.training.max_length,
-        activation_checkpointing=run.training.activation_checkpointing,
-        offload=run.training.offload,
-    )
-    return memory_per_rank(status.model, shape).total
+    return memory_per_rank(status.model, shape_of(run, run.training.zero_stage)).total

@@ -8,15 +8,19 @@ attempt.
 from dataclasses import dataclass
 
 from finetune_api.digests import spec_digest
-from finetune_api.job import FineTuneJob, Precision, Truncation
+from finetune_api.footprint import Shape, memory_per_rank
+from finetune_api.job import FineTuneJob, Offload, Precision, Truncation
 from finetune_api.lora import Method
-from finetune_api.report import FailureClass, Step
+from finetune_api.report import FailureClass, ModelFacts, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
 from finetune_api.status import JobStatus, Resolved
 from finetune_api.tasks import TASKS
 from finetune_api.usage import JobReference
 from finetune_operator.core.observed import EngineFacts
 
+DEFAULT_ZERO_STAGE = 2
+"""Shards the optimizer and the gradients."""
+_WEIGHTS_TOO = 3
 _LORA_LEARNING_RATE = 2e-4
 _RECIPE_EPOCHS = 3.0
 _SMOKE_BATCHES_OF_ROWS = 2 * SMOKE_STEPS
@@ -101,6 +105,7 @@ def resolve(job: FineTuneJob, engine: EngineFacts, *, smoke: bool) -> Resolved:
         truncation=(training.truncation or Truncation.DROP) if recipe.packs else None,
         packing=recipe.packs and training.packing is not False,
         precision=precision,
+        zero_stage=job.spec.deepspeed.zero_stage,
         activation_checkpointing=training.activation_checkpointing,
         image=engine.image,
         smoke=smoke,
@@ -118,6 +123,8 @@ def _recipe_learning_rate(job: FineTuneJob) -> float:
 def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) -> Resolved:
     """What the next attempt runs with: today's gang, and a smaller footprint after running out.
 
+    What is sharded is decided here, where the manifest leaves it open, once the model is known.
+
     Raises
     ------
     ValueError
@@ -126,10 +133,45 @@ def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) 
     if status.resolved is None:
         raise ValueError("status.resolved is unset: the job isn't admitted")
     resolved = resized(job, engine, status.resolved)
+    if resolved.zero_stage is None and status.model is not None:
+        stage = zero_stage_that_fits(job, resolved, status.model, engine.device_memory_bytes)
+        resolved = resolved.model_copy(update={"zero_stage": stage})
     last = status.attempts[-1] if status.attempts else None
     if last is None or last.reason != FailureClass.DEVICE_OOM:
         return resolved
     return smaller_footprint(resolved) or resolved
+
+
+def zero_stage_that_fits(
+    job: FineTuneJob, resolved: Resolved, model: ModelFacts, device_memory_bytes: int | None
+) -> int:
+    """The stage that shards least of those worth taking, if it fits the device; else the last one.
+
+    Stage 2 exchanges as much as none at all; stage 3 gathers the weights twice in each step.
+    Of one rank nothing can be sharded.
+    """
+    if job.spec.deepspeed.offload is Offload.PARAMETERS:
+        return _WEIGHTS_TOO
+    if device_memory_bytes is None or resolved.workers * resolved.ranks_per_worker == 1:
+        return DEFAULT_ZERO_STAGE
+    run = run_for(job, Step.TRAIN, resolved, None)
+    needed = memory_per_rank(model, shape_of(run, DEFAULT_ZERO_STAGE)).total
+    return DEFAULT_ZERO_STAGE if needed <= device_memory_bytes else _WEIGHTS_TOO
+
+
+def shape_of(run: Run, zero_stage: int) -> Shape:
+    """How a training uses its model, as the memory estimate asks."""
+    training = run.training
+    precision = training.precision
+    return Shape(
+        zero_stage=zero_stage,
+        world_size=run.gang.world_size,
+        precision=Precision.BF16 if precision is Precision.AUTO else precision,
+        micro_batch_size=training.micro_batch_size,
+        sequence_length=training.max_length,
+        activation_checkpointing=training.activation_checkpointing,
+        offload=training.offload,
+    )
 
 
 def resized(job: FineTuneJob, engine: EngineFacts, resolved: Resolved) -> Resolved:
@@ -234,7 +276,7 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             early_stopping=spec.training.early_stopping,
             health=spec.training.health,
             seed=spec.training.seed,
-            zero_stage=spec.deepspeed.zero_stage,
+            zero_stage=_zero_stage(job, resolved),
             offload=spec.deepspeed.offload,
             checkpoint_every_steps=spec.checkpoint.every_steps,
             checkpoint_keep=spec.checkpoint.keep,
@@ -245,3 +287,13 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
         smoke=resolved.smoke,
         best_checkpoint=best_checkpoint,
     )
+
+
+def _zero_stage(job: FineTuneJob, resolved: Resolved) -> int:
+    """What was decided; of a job that was admitted before that was frozen, what its spec says."""
+    if resolved.zero_stage is not None:
+        return resolved.zero_stage
+    stage = job.spec.deepspeed.zero_stage
+    if stage is not None:
+        return stage
+    return _WEIGHTS_TOO if job.spec.deepspeed.offload is Offload.PARAMETERS else DEFAULT_ZERO_STAGE

@@ -27,7 +27,7 @@ from finetune_operator.kube.names import (
     gang_name,
     job_selector,
 )
-from finetune_operator.kube.placement import expected_placements
+from finetune_operator.kube.placement import expected_placements, least_device_memory
 from finetune_operator.kube.resources import EVENTS, NODES, PODS, Json
 from finetune_operator.kube.views import pod_view
 
@@ -143,6 +143,7 @@ def facts_of(cluster: Cluster, job: FineTuneJob) -> EngineFacts:
     settings = cluster.settings
     return EngineFacts(
         device="cuda",
+        device_memory_bytes=least_device_memory(job, cluster.caches.nodes.items()),
         placements=expected_placements(job, cluster.caches.nodes.items()),
         control_interval_seconds=settings.control_interval.total_seconds(),
         records_namespace=settings.namespace,

@@ -11,6 +11,7 @@ from finetune_api.report import Step
 from finetune_operator.cost.pods import Placement
 from finetune_operator.kube.names import (
     FAKE_GPUS_ANNOTATION,
+    GPU_MEMORY_LABEL,
     GPU_PRODUCT_LABEL,
     GPU_RESOURCE,
     TRAINER_CONTAINER,
@@ -90,6 +91,16 @@ def expected_placements(job: FineTuneJob, nodes: Iterable[Json]) -> dict[Step, P
             capacity_type=_only({capacity_type(_labels(node)) for node in fitting}),
         )
     return found
+
+
+def least_device_memory(job: FineTuneJob, nodes: Iterable[Json]) -> int | None:
+    """Bytes of the smallest accelerator that the job's gang may get, where every node's is told."""
+    gpus = job.spec.compute.gpus_per_worker
+    fitting = [node for node in nodes if _fits(node, job, gpus)]
+    told = [_labels(node).get(GPU_MEMORY_LABEL, "") for node in fitting]
+    if not gpus or not told or not all(text.isdecimal() for text in told):
+        return None
+    return min(map(int, told)) * _MEBIBYTE
 
 
 def quantity(text: str) -> Decimal:

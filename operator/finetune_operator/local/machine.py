@@ -15,6 +15,7 @@ from finetune_operator.cost.pods import Placement
 LOOK_SECONDS = 1.0
 """The longest time between two looks at a running job."""
 _QUERY_SECONDS = 20
+_MEBIBYTE = 2**20
 
 
 def cores() -> int:
@@ -60,18 +61,30 @@ def facts(job: FineTuneJob) -> EngineFacts:
         device="cuda" if devices else "cpu",
         max_ranks=len(devices) or cores(),
         placements=dict.fromkeys(Step, placement),
+        device_memory_bytes=_least_memory() if devices else None,
         control_interval_seconds=LOOK_SECONDS,
         machine=machine,
     )
 
 
 def _asked_products() -> tuple[str, ...]:
+    return tuple(_as_label(line) for line in _asked("name"))
+
+
+def _least_memory() -> int | None:
+    """Bytes of the machine's smallest device."""
+    mebibytes = [line for line in _asked("memory.total") if line.isdecimal()]
+    return min(map(int, mebibytes)) * _MEBIBYTE if mebibytes else None
+
+
+def _asked(figure: str) -> tuple[str, ...]:
+    """What nvidia-smi says of every device; nothing without it."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ()
     try:
         answer = subprocess.run(
-            [program, "--query-gpu=name", "--format=csv,noheader"],
+            [program, f"--query-gpu={figure}", "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
             timeout=_QUERY_SECONDS,
@@ -79,7 +92,7 @@ def _asked_products() -> tuple[str, ...]:
         )
     except (OSError, subprocess.SubprocessError):
         return ()
-    return tuple(_as_label(line) for line in answer.stdout.splitlines() if line.strip())
+    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
 
 
 def _device_nodes() -> tuple[str, ...]:
