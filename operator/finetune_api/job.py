@@ -29,6 +29,7 @@ from finetune_api.markers import (
     Uri,
     rules,
 )
+from finetune_api.output import Credentials, Output
 from finetune_api.status import JobStatus
 from finetune_api.storage import Storage
 from finetune_api.tasks import METRICS, TASKS, Baseline, Metric, Task
@@ -676,6 +677,8 @@ class FineTuneJobSpec(Contract):
     evaluation: Annotated[Evaluation, Field(description="What is measured and required.")] = (
         Evaluation()
     )
+    output: Annotated[Output, Field(description="Where the model goes.")] = Output()
+    credentials: Annotated[Credentials, Field(description="Keys of object stores.")] = Credentials()
     budget: Annotated[Budget, Field(description="The most it may use.")] = Budget()
     policy: Annotated[Policy, Field(description="When things go wrong.")] = Policy()
     suspend: Annotated[
@@ -707,6 +710,8 @@ FROZEN_BLOCKS = (
     "storage",
     "checkpoint",
     "evaluation",
+    "output",
+    "credentials",
 )
 """Blocks of the spec that never change once a job is admitted; ``compute`` but for its workers."""
 

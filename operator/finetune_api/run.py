@@ -23,6 +23,7 @@ from finetune_api.job import (
     Truncation,
 )
 from finetune_api.markers import Contract, Digest, ShortText
+from finetune_api.output import Credentials, Output
 from finetune_api.report import Step
 from finetune_api.tasks import Task
 from finetune_api.usage import JobReference
@@ -85,6 +86,8 @@ class Run(Contract):
     dataset: Dataset
     training: RunTraining
     evaluation: Evaluation
+    output: Output = Output()
+    credentials: Credentials = Credentials()
     gang: Gang
     spec_digest: Digest
     smoke: bool = False

@@ -218,6 +218,11 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(against="majority")}),
     ),
     RuleExample(
+        "output.uri must be s3://BUCKET/PREFIX",
+        accepted=changed(JOB, {"spec.output": {"uri": "s3://models/reviews/v1"}}),
+        rejected=changed(JOB, {"spec.output": {"uri": "s3://models/reviews/"}}),
+    ),
+    RuleExample(
         "deepspeed.offload: optimizer needs",
         accepted=changed(JOB, {"spec.deepspeed": {"offload": "optimizer", "zeroStage": 1}}),
         rejected=changed(JOB, {"spec.deepspeed": {"offload": "optimizer", "zeroStage": 0}}),

@@ -23,6 +23,8 @@ class ObjectStore:
     endpoint: str
     access_key: str
     secret_key: str
+    pid: int
+    """Process id of the server."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,11 +51,7 @@ class ObjectStore:
 def running_object_store(folder: Path) -> Iterator[ObjectStore]:
     """Run the server on an empty folder until the block ends."""
     port = free_port()
-    store = ObjectStore(
-        endpoint=f"http://127.0.0.1:{port}",
-        access_key=secrets.token_hex(10).upper(),
-        secret_key=secrets.token_urlsafe(30),
-    )
+    access_key, secret_key = secrets.token_hex(10).upper(), secrets.token_urlsafe(30)
     objects, metadata = folder / "objects", folder / "metadata"
     objects.mkdir()
     metadata.mkdir()
@@ -67,8 +65,13 @@ def running_object_store(folder: Path) -> Iterator[ObjectStore]:
         objects,
     ]
     # By environment, so that the keys don't stand in the process list.
-    keys = {"ROOT_ACCESS_KEY": store.access_key, "ROOT_SECRET_KEY": store.secret_key}
+    keys = {"ROOT_ACCESS_KEY": access_key, "ROOT_SECRET_KEY": secret_key}
     with running(
         command, log=folder / "versitygw.log", ready=lambda: listens(port), environment=keys
-    ):
-        yield store
+    ) as server:
+        yield ObjectStore(
+            endpoint=f"http://127.0.0.1:{port}",
+            access_key=access_key,
+            secret_key=secret_key,
+            pid=server.pid,
+        )

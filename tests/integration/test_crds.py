@@ -117,6 +117,8 @@ CHANGES: dict[str, tuple[str, Any]] = {
     "storage": ("spec.storage.claim", "elsewhere"),
     "checkpoint": ("spec.checkpoint.keep", 5),
     "evaluation": ("spec.evaluation.resamples", 500),
+    "output": ("spec.output.uri", "s3://models/elsewhere"),
+    "credentials": ("spec.credentials.secretName", "other-keys"),
     "budget": ("spec.budget.maxCost", "100"),
     "policy": ("spec.policy.gracePeriodSeconds", 60),
     "suspend": ("spec.suspend", True),

@@ -21,11 +21,13 @@ import torch
 from datasets import load_from_disk
 from transformers import PreTrainedModel
 
+from finetune_api.output import Output
 from finetune_api.report import EvaluationReport, ExitCode, Termination
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
 from finetune_trainer.evaluation.classification import RowOutputs, score
+from finetune_trainer.objectstore import open_s3
 from harness.evaluation import (
     OUT_OF_REACH,
     STEP,
@@ -33,6 +35,7 @@ from harness.evaluation import (
     a_prepared_job,
     a_trained_model,
 )
+from harness.objectstore import ObjectStore
 
 REQUIRED = {
     "gate": [
@@ -274,6 +277,28 @@ def test_a_failed_gate_exports_nothing_and_takes_an_earlier_export_away(ready: J
         "evaluation.json",
         "predictions.parquet",
     }
+
+
+def test_what_is_exported_is_published_and_what_fails_its_gate_is_not(
+    ready: Job, object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in object_store.environment.items():
+        monkeypatch.setenv(name, value)
+    output = Output(uri=f"s3://{object_store.new_bucket()}/reviews")
+    assert output.uri is not None
+    assert not ready.evaluate(ready.run(OUT_OF_REACH, output=output)).passed
+    assert open_s3().find(output.uri) == []
+    run = ready.run(output=output)
+    assert ready.evaluate(run).passed
+    model = ready.workspace.path(LAYOUT.output_model)
+    exported = {path.name: path.read_bytes() for path in model.iterdir()}
+    store = open_s3()
+    lying = {path.rpartition("/")[2]: store.cat_file(path) for path in store.find(output.uri)}
+    assert lying == exported
+    # An attempt that dies between its report and the copy: the next one serves and publishes.
+    store.rm(output.uri, recursive=True)
+    ready.evaluate(run)
+    assert len(store.find(output.uri)) == len(exported)
 
 
 def test_another_gate_is_another_evaluation(ready: Job) -> None:

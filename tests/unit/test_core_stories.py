@@ -719,3 +719,22 @@ async def test_one_rank_has_nobody_to_shard_with() -> None:
     world = World(job=a_job(compute=alone), device_memory_bytes=1 << 20)
     await drive(world)
     assert world.gangs[2].action.run.training.zero_stage == 2
+
+
+@pytest.mark.parametrize(("smoke", "passed"), [(False, True), (False, False), (True, True)])
+async def test_a_model_that_passed_is_named_where_it_was_published(
+    *, smoke: bool, passed: bool
+) -> None:
+    uri = "s3://models/reviews"
+    world = World(job=a_job(output={"uri": uri}), smoke=smoke, passed=passed)
+    await drive(world)
+    assert world.status is not None
+    published = [one for one in world.status.artifacts if one.name == "published"]
+    if smoke or not passed:
+        assert not published
+    else:
+        (model,) = (one for one in world.status.artifacts if one.name == "model")
+        assert [(one.uri, one.digest) for one in published] == [(uri, model.digest)]
+    # A smoke run is held to no gate, so it must not take a real model's place.
+    outputs = {gang.action.run.output.uri for gang in world.gangs.values()}
+    assert outputs == {None if smoke else uri}

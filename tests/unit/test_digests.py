@@ -25,6 +25,8 @@ FIXED: dict[str, Any] = {
     "spec.storage.claim": "elsewhere",
     "spec.checkpoint.keep": 5,
     "spec.evaluation.resamples": 500,
+    "spec.output.uri": "s3://models/elsewhere",
+    "spec.credentials.secretName": "other-keys",
 }
 FREE: dict[str, Any] = {
     "metadata.labels": {"team": "a"},

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.digests import run_digest
+from finetune_api.output import CREDENTIAL_VARIABLES
 from finetune_api.report import Step
 from finetune_api.run import Env, Run
 from finetune_operator.kube.manifests.claim import workspace_claim
@@ -350,3 +351,28 @@ def test_a_pod_is_reached_by_its_own_gang_and_by_the_operators_namespace_alone()
             "ports": [{"protocol": "TCP", "port": 8471}],
         },
     ]
+
+
+@pytest.mark.parametrize("step", list(Step))
+def test_keys_of_a_secret_reach_the_steps_that_fetch_and_publish_and_no_other_variable_does(
+    step: Step,
+) -> None:
+    gang = a_gang(step=step, credentials={"secretName": "s3-keys"})
+    from_secret = {
+        one["name"]: one["valueFrom"]["secretKeyRef"]
+        for one in gang.container()["env"]
+        if "secretKeyRef" in one.get("valueFrom", {})
+    }
+    if step is Step.TRAIN:
+        assert from_secret == {}
+        return
+    assert from_secret == {
+        name: {"name": "s3-keys", "key": name, "optional": True} for name in CREDENTIAL_VARIABLES
+    }
+    assert all(name.startswith("AWS_") for name in from_secret)
+
+
+def test_without_a_secret_a_pod_has_nobodys_keys() -> None:
+    for step in Step:
+        env = a_gang(step=step).container()["env"]
+        assert not [one for one in env if "secretKeyRef" in one.get("valueFrom", {})]

@@ -40,6 +40,7 @@ from finetune_operator.core.failures import (
 )
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.outlook import shown
+from finetune_operator.core.resolve import output_of
 from finetune_operator.core.situation import marks_of
 from finetune_operator.cost.pods import PodView
 
@@ -281,7 +282,7 @@ def _evaluated(
     return status.model_copy(
         update={
             "evaluation": evaluation,
-            "artifacts": _artifacts(report, ref, observed.engine.workspace),
+            "artifacts": _artifacts(report, ref, observed, status),
             "conditions": with_condition(
                 status.conditions,
                 ConditionType.EVALUATION_PASSED,
@@ -321,12 +322,18 @@ def _span(interval: Interval) -> str:
     return f" [{interval.low:.3f}, {interval.high:.3f}]"
 
 
-def _artifacts(report: EvaluationReport, ref: ReportRef, workspace: str) -> tuple[Artifact, ...]:
-    made = {"evaluation": (ref.path, ref.digest)}
-    made["predictions"] = (report.predictions.path, report.predictions.digest)
+def _artifacts(
+    report: EvaluationReport, ref: ReportRef, observed: Observed, status: JobStatus
+) -> tuple[Artifact, ...]:
+    workspace = observed.engine.workspace
+    output = output_of(observed.job, status.resolved).uri if status.resolved else None
+    made = {"evaluation": (f"{workspace}{ref.path}", ref.digest)}
+    predictions = report.predictions
+    made["predictions"] = (f"{workspace}{predictions.path}", predictions.digest)
     if report.model is not None:
-        made["model"] = (str(LAYOUT.output_model), report.model.digest)
+        made["model"] = (f"{workspace}{LAYOUT.output_model}", report.model.digest)
+        if output is not None:
+            made["published"] = (output, report.model.digest)
     return tuple(
-        Artifact(name=name, uri=f"{workspace}{path}", digest=digest)
-        for name, (path, digest) in made.items()
+        Artifact(name=name, uri=uri, digest=digest) for name, (uri, digest) in made.items()
     )

@@ -11,6 +11,7 @@ from finetune_api.digests import spec_digest
 from finetune_api.footprint import Shape, memory_per_rank
 from finetune_api.job import FineTuneJob, Offload, Precision, Truncation
 from finetune_api.lora import Method
+from finetune_api.output import Output
 from finetune_api.report import FailureClass, ModelFacts, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
 from finetune_api.status import JobStatus, Resolved
@@ -24,7 +25,9 @@ _WEIGHTS_TOO = 3
 _LORA_LEARNING_RATE = 2e-4
 _RECIPE_EPOCHS = 3.0
 _SMOKE_BATCHES_OF_ROWS = 2 * SMOKE_STEPS
-_SMOKE_NOTE = f"a smoke run: {SMOKE_STEPS} steps on a sample, the gate is not applied"
+_SMOKE_NOTE = (
+    f"a smoke run: {SMOKE_STEPS} steps on a sample, the gate is not applied, nothing is published"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,11 +285,18 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             checkpoint_keep=spec.checkpoint.keep,
         ),
         evaluation=evaluation,
+        output=output_of(job, resolved),
+        credentials=spec.credentials,
         gang=gang_of(step, resolved),
         spec_digest=resolved.spec_digest,
         smoke=resolved.smoke,
         best_checkpoint=best_checkpoint,
     )
+
+
+def output_of(job: FineTuneJob, resolved: Resolved) -> Output:
+    """Where the model goes; that of a smoke run, held to no gate, goes nowhere."""
+    return Output() if resolved.smoke else job.spec.output
 
 
 def _zero_stage(job: FineTuneJob, resolved: Resolved) -> int:

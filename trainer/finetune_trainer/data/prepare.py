@@ -48,6 +48,8 @@ from finetune_trainer.errors import DataError, StorageError, TrainerError, Usage
 from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer
 from finetune_trainer.models.facts import model_facts
 from finetune_trainer.models.fit import require_same_labels, require_same_padding
+from finetune_trainer.models.publish import check_output
+from finetune_trainer.objectstore import require_credentials
 from finetune_trainer.tasks.form import Rendering
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.manifest import sync
@@ -80,13 +82,18 @@ def prepare(environment: RankEnvironment, run: Run) -> PrepareReport:
     Raises
     ------
     UsageError
-        If the model or a URI is wrong, or a checkpoint depends on another run's data.
+        If the model or a URI is wrong, a Secret did not come, or a checkpoint depends on another
+        run's data.
     DataError
-        If the rows are missing, malformed or too few, or changed under a checkpoint.
+        If the rows are missing, malformed or too few, or changed under a checkpoint; or if the
+        model may not be written where it is to go.
     StorageError
         If the workspace, a claim or the network fails.
     """
     workspace = environment.workspace
+    require_credentials(run)
+    if run.output.uri is not None:
+        check_output(run.output.uri)
     try:
         stored = _stored(environment, run)
         if stored is not None:

@@ -8,6 +8,7 @@ import hashlib
 import re
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from finetune_api.run import Env
 from finetune_trainer.data.readers import ENDINGS
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, StorageError, UsageError
+from finetune_trainer.objectstore import open_s3, told_plainly
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 30
@@ -160,43 +162,35 @@ def _seen_from(uri: str, environment: RankEnvironment) -> str:
 
 
 def _download(uri: str, field: str, target: Path) -> None:
-    import aiohttp
-    from botocore.exceptions import (  # type: ignore[import-untyped]  # publishes no types
-        BotoCoreError,
-        ClientError,
-        NoCredentialsError,
-    )
-
     where = f"{field}: {display(uri)}"
-    refused = f"{where}: access is refused; check the address and the credentials"
-    try:
+    with told_plainly(where, "fetched"), _told_by_a_web_server(where):
         _file_system(uri).get_file(uri, str(target))
-    except FileNotFoundError as error:
-        raise DataError(f"{where}: no such file; check the address") from error
-    except (PermissionError, NoCredentialsError) as error:
-        raise DataError(refused) from error
+
+
+@contextmanager
+def _told_by_a_web_server(where: str) -> Iterator[None]:
+    import aiohttp
+
+    try:
+        yield
     except aiohttp.ClientResponseError as error:
         if error.status >= 500 or error.status == _TOO_MANY_REQUESTS:
             raise StorageError(f"{where}: the server answered {error.status}") from error
         if error.status in {401, 403}:
-            raise DataError(refused) from error
+            raise PermissionError from error
         raise DataError(f"{where}: the server answered {error.status}; check the link") from error
     except aiohttp.ClientConnectorCertificateError as error:
         raise DataError(f"{where}: the server's certificate is not trusted") from error
-    except (aiohttp.ClientError, BotoCoreError, ClientError, TimeoutError) as error:
+    except aiohttp.ClientError as error:
         raise StorageError(f"{where}: can't be fetched ({type(error).__name__})") from error
 
 
 def _file_system(uri: str) -> Any:  # fsspec publishes no types
-    """The file system that reads ``uri``, never one that an earlier call set up differently.
-
-    S3 finds endpoint, region and keys where every AWS client does: ``AWS_ENDPOINT_URL``,
-    ``AWS_ACCESS_KEY_ID``, … or the pod's own identity.
-    """
+    """The file system that reads ``uri``, never one that an earlier call set up differently."""
     import fsspec
 
     if uri.startswith("s3://"):
-        return fsspec.filesystem("s3", skip_instance_cache=True)
+        return open_s3()
     return fsspec.filesystem("https", get_client=_https_session, skip_instance_cache=True)
 
 

@@ -35,6 +35,7 @@ from finetune_trainer.models.export import (
     remove_export,
 )
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.publish import publish
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.rows import Padding
 
@@ -44,14 +45,23 @@ _log = logging.getLogger(__name__)
 def evaluate(environment: RankEnvironment, run: Run) -> ReportRef:
     """Evaluate the run's best checkpoint; return where the report lies, with its digest.
 
-    A gate that fails is a result, not an error: the report says so, and nothing is exported.
+    A gate that fails is a result, not an error: the report says so, and nothing is exported. What
+    is exported is also copied to where the run's output says.
 
     Raises
     ------
     TrainerError
         One of its kinds, if the checkpoint, the rows or the workspace are not what they should be,
-        or the exported model could not be proved.
+        the exported model could not be proved, or not be copied.
     """
+    report = _evaluated(environment, run)
+    exported = environment.workspace.path(LAYOUT.output_model)
+    if run.output.uri is not None and exported.exists():
+        publish(exported, run.output.uri)
+    return report
+
+
+def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
     workspace = environment.workspace
     prepared = _prepare_report(workspace)
     checkpoint = find_checkpoint(environment, run, prepared)

@@ -1,8 +1,11 @@
 """The environment of a trainer's container: every variable of ``finetune_api.run.Env``."""
 
 import math
+from collections.abc import Iterator
 
 from finetune_api.job import FineTuneJob
+from finetune_api.output import CREDENTIAL_VARIABLES
+from finetune_api.report import Step
 from finetune_api.run import Env
 from finetune_operator.core.decision import CreateGang
 from finetune_operator.kube.manifests import Manifest
@@ -55,6 +58,7 @@ def environment(job: FineTuneJob, action: CreateGang, trainer: TrainerSettings) 
     }
     return [
         *({"name": str(name), "value": value} for name, value in fixed.items()),
+        *_credentials(job, action),
         *(
             {
                 "name": str(name),
@@ -63,6 +67,20 @@ def environment(job: FineTuneJob, action: CreateGang, trainer: TrainerSettings) 
             for name, path in told.items()
         ),
     ]
+
+
+def _credentials(job: FineTuneJob, action: CreateGang) -> Iterator[Manifest]:
+    """Variables from the job's Secret, for the steps that fetch and publish.
+
+    Each is optional, so that one Secret may hold keys and another an endpoint as well; the trainer
+    itself says if none came.
+    """
+    secret = job.spec.credentials.secret_name
+    if secret is None or action.step is Step.TRAIN:
+        return
+    for name in CREDENTIAL_VARIABLES:
+        reference = {"name": secret, "key": name, "optional": True}
+        yield {"name": name, "valueFrom": {"secretKeyRef": reference}}
 
 
 def _threads_per_rank(job: FineTuneJob, action: CreateGang) -> int:
