@@ -242,7 +242,7 @@ def test_a_drained_node_and_a_lost_one_move_the_gang_and_what_they_held_is_paid_
     assert resumed(last) >= resumed(lost)
     assert_as_undisturbed(bench, uid, status, undisturbed)
     wait_until(lambda: not kept(bench), "what the lost node's pods tell to be recorded")
-    silence, truth = sorted(
+    silence, *_, truth = sorted(
         (record for record in bench.records(uid) if record.spec.attempt == 3),
         key=lambda record: record.spec.revision,
     )
