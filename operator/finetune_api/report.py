@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_api.markers import Contract, Digest, Label, ShortText, Text, Timestamp
-from finetune_api.tasks import Baseline, Metric, Task
+from finetune_api.tasks import METRICS, Baseline, Metric, Task
 
 REPORT_VERSION = 1
 TERMINATION_LIMIT_BYTES = 4096
@@ -412,6 +412,87 @@ class BaselineScores(Contract):
     ] = None
 
 
+class Contrast(Contract):
+    """A figure of one group of test rows, less the same of all other rows."""
+
+    metric: Metric
+    """What is compared."""
+    label: Annotated[
+        ShortText | None, Field(description="Of a rate the class, the one that differs most.")
+    ] = None
+    value: float
+    """The group's."""
+    rest: float
+    """That of all other rows."""
+    difference: Interval
+    """The group's less the rest's."""
+    p_value: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Two-sided, after Holm's correction over all contrasts of the report.",
+        ),
+    ]
+    found: bool
+    """Whether the p-value is at most 0.05: the difference is more than chance."""
+
+    @property
+    def shortfall(self) -> Interval:
+        """How much worse the group is; of a selection rate how far it is from the rest."""
+        value, low, high = self.difference.value, self.difference.low, self.difference.high
+        rises = METRICS[self.metric].lower_is_better
+        if self.metric is Metric.SELECTION_RATE:
+            rises = value >= 0
+        if rises:
+            return self.difference
+        turned = (None if end is None else 0.0 - end for end in (high, low))
+        return Interval(value=0.0 - value, low=next(turned), high=next(turned))
+
+
+class Amplification(Contract):
+    """How much further a group is from the rest in what is told of it than in its labels."""
+
+    label: ShortText
+    """The class of which that is most."""
+    difference: Interval
+    """The gap of the selection rates, less the gap of the labels' shares."""
+
+
+class GroupScores(Contract):
+    """One group of test rows."""
+
+    group: Label
+    """The column's value that its rows share."""
+    rows: Count
+    """Its test rows."""
+    figure: Interval
+    """The first of the task's figures by group, over its rows."""
+    contrasts: Annotated[
+        tuple[Contrast, ...],
+        Field(max_length=601, description="Against all other rows, as far as there are enough."),
+    ] = ()
+    insufficient: Annotated[
+        tuple[Metric, ...],
+        Field(
+            max_length=5,
+            description="Figures that have fewer than 30 rows (or 10 units) under them, in the "
+            "group or in the rest; of a rate, for some class.",
+        ),
+    ] = ()
+    amplification: Amplification | None = None
+    """Of a task with classes."""
+
+
+class GroupsReport(Contract):
+    """The groups that one column makes."""
+
+    column: ShortText
+    """The column."""
+    groups: Annotated[tuple[GroupScores, ...], Field(max_length=20)]
+    """By name."""
+
+
 class GateResult(Contract):
     """One requirement, and how it went."""
 
@@ -431,6 +512,20 @@ class GateResult(Contract):
     )
     passed: bool
     """Whether it holds."""
+    column: Annotated[
+        ShortText | None, Field(description="The column whose groups are held to it.")
+    ] = None
+    group: Annotated[
+        Label | None, Field(description="The group that falls shortest, or can't be compared.")
+    ] = None
+    label: Annotated[ShortText | None, Field(description="Of a rate its class.")] = None
+    shortfall: Annotated[
+        Interval | None,
+        Field(description="Of that group; unset where no group could be compared."),
+    ] = None
+    insufficient: Annotated[
+        bool, Field(description="Whether a group had too few rows to be compared.")
+    ] = False
 
 
 class Generation(Contract):
@@ -471,6 +566,10 @@ class EvaluationReport(Contract):
         Field(description="Rows: the true class; columns: the predicted one."),
     ] = ()
     baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)]
+    groups: Annotated[
+        tuple[GroupsReport, ...],
+        Field(max_length=3, description="Of each column of evaluation.groups."),
+    ] = ()
     generations: Annotated[
         tuple[Generation, ...],
         Field(max_length=16, description="Of language models, unless keepPredictions is false."),

@@ -23,11 +23,13 @@ from finetune_api.report import (
     CurvePoint,
     DataReport,
     GateResult,
+    Interval,
     Marks,
     Metrics,
     ModelFacts,
     Step,
 )
+from finetune_api.tasks import Metric
 
 Amount = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$", max_length=24)]
 """Money or hours, rounded half-even to six places: for reading, never summed again."""
@@ -201,6 +203,28 @@ class CostStatus(Contract):
     """What the time went into; together all of it."""
 
 
+class GroupDifference(Contract):
+    """A group of test rows against all other rows."""
+
+    column: ShortText
+    """The column that makes the group."""
+    group: Label
+    """The group's name, as the column has it."""
+    rows: Annotated[int, Field(ge=0)]
+    """Its test rows."""
+    metric: Metric
+    """What is compared."""
+    label: ShortText | None = None
+    """Of a rate the class."""
+    value: float
+    """The group's."""
+    difference: Annotated[
+        Interval | None, Field(description="The group's less the rest's; unset with too few rows.")
+    ] = None
+    found: bool
+    """Whether the difference is more than chance, by all tests of the report together."""
+
+
 class EvaluationStatus(Contract):
     """The verdict, at most 8 KiB; the whole report lies beside the model."""
 
@@ -216,6 +240,14 @@ class EvaluationStatus(Contract):
     """Conventional methods on the same rows."""
     gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()
     """Each requirement, and how it went."""
+    groups: Annotated[
+        tuple[GroupDifference, ...],
+        Field(
+            max_length=12,
+            description="Up to 12 of the groups of evaluation.groups, first those that the model "
+            "is found to be worse for; all in the report.",
+        ),
+    ] = ()
     per_class: Annotated[
         tuple[ClassScores, ...], Field(max_length=20, description="Up to 20; all in the report.")
     ] = ()

@@ -39,6 +39,13 @@ class Metric(StrEnum):
     BITS_PER_BYTE = "bitsPerByte"
     TOKEN_ACCURACY = "tokenAccuracy"  # noqa: S105 - a metric
     ERROR_REDUCTION = "errorReduction"
+    SELECTION_RATE = "selectionRate"
+    TRUE_POSITIVE_RATE = "truePositiveRate"
+    FALSE_POSITIVE_RATE = "falsePositiveRate"
+
+
+RATES = (Metric.SELECTION_RATE, Metric.TRUE_POSITIVE_RATE, Metric.FALSE_POSITIVE_RATE)
+"""Figures of one class against the rest; groups of rows are compared by them, models are not."""
 
 
 class Baseline(StrEnum):
@@ -139,6 +146,17 @@ METRICS: Mapping[Metric, MetricFacts] = {
         "where the target is a number.",
         floor=-1.0,
     ),
+    Metric.SELECTION_RATE: MetricFacts(
+        name="selection rate", meaning="Share of the rows that are called so, whatever they are."
+    ),
+    Metric.TRUE_POSITIVE_RATE: MetricFacts(
+        name="true positive rate", meaning="Share of the rows that are so and are called so."
+    ),
+    Metric.FALSE_POSITIVE_RATE: MetricFacts(
+        name="false positive rate",
+        meaning="Share of the rows that are not so and are called so.",
+        lower_is_better=True,
+    ),
 }
 
 BASELINES: Mapping[Baseline, str] = {
@@ -173,7 +191,8 @@ class TaskFacts:
     errorReduction goes against it by default. ``error`` is what errorReduction counts, and
     ``classes`` what one line of a report's per-class table is of; unset where there are none.
     ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets, and
-    ``packs`` says that several rows may share a sequence.
+    ``packs`` says that several rows may share a sequence. Groups of rows are compared by
+    ``by_group``, of which the first is said of each group; without any they are not.
     """
 
     model: str
@@ -185,6 +204,7 @@ class TaskFacts:
     learning_rate: float
     max_length: int = 256
     packs: bool = False
+    by_group: tuple[Metric, ...] = ()
 
     @property
     def headline(self) -> Metric:
@@ -214,6 +234,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         error=ERRORS,
         classes="class",
         learning_rate=3e-5,
+        by_group=(Metric.ACCURACY, *RATES),
     ),
     Task.MULTI_LABEL_CLASSIFICATION: TaskFacts(
         model="text classifier of several labels",
@@ -229,6 +250,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         error=LABEL_ERRORS,
         classes="label",
         learning_rate=3e-5,
+        by_group=(Metric.LABEL_ACCURACY, *RATES),
     ),
     Task.TEXT_REGRESSION: TaskFacts(
         model="text regressor",
@@ -238,6 +260,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         error=SQUARED_ERROR,
         classes=None,
         learning_rate=3e-5,
+        by_group=(Metric.MAE,),
     ),
     Task.CAUSAL_LM: TaskFacts(
         model="language model",

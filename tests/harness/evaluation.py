@@ -45,6 +45,7 @@ class Job:
     folder: Path
     dataset: dict[str, Any]
     prepared: PrepareReport
+    groups: tuple[str, ...] = ()
 
     @property
     def workspace(self) -> Workspace:
@@ -57,7 +58,7 @@ class Job:
             model="model",
             step=Step.EVALUATE,
             training={"max_length": MAX_LENGTH},
-            evaluation={"resamples": 400} | (evaluation or {}),
+            evaluation={"resamples": 400, "groups": self.groups} | (evaluation or {}),
             best_checkpoint=str(LAYOUT.checkpoint(1, STEP)),
         )
         return run.model_copy(update=changes)
@@ -99,9 +100,13 @@ def a_prepared_job(
     folder: Path,
     tiny_model: Path,
     rows: Path | Sequence[tuple[str, ...]],
+    groups: tuple[str, ...] = (),
     **dataset: Any,
 ) -> Job:
-    """Run the real prepare step on a CSV, or on rows of (id, text, label, further columns)."""
+    """Run the real prepare step on a CSV, or on rows of (id, text, label, further columns).
+
+    `groups` are columns of `evaluation.groups`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(rows, Path):
         (folder / "rows.csv").write_bytes(rows.read_bytes())
@@ -110,9 +115,14 @@ def a_prepared_job(
             csv.writer(file).writerows(rows)
     (folder / "model").symlink_to(tiny_model)
     settings = {"train": "rows.csv", "columns": {"id": "id"}} | dataset
-    run = a_run(dataset=settings, model="model", training={"max_length": MAX_LENGTH})
+    run = a_run(
+        dataset=settings,
+        model="model",
+        training={"max_length": MAX_LENGTH},
+        evaluation={"groups": groups},
+    )
     environment = an_environment(folder, run, BASE=str(folder))
-    return Job(folder, settings, prepare(RankEnvironment.from_env(environment), run))
+    return Job(folder, settings, prepare(RankEnvironment.from_env(environment), run), groups)
 
 
 def a_trained_model(

@@ -7,7 +7,7 @@ one object that it lets pass and one that it refuses.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,18 @@ def _gate(**fields: Any) -> list[Object]:
 
 def _gate_at_most(**fields: Any) -> list[Object]:
     return [{"name": "good", "max": 0.5, **fields}]
+
+
+def _grouped(base: Object = JOB, groups: Sequence[str] = ("domain",), **gate: Any) -> Object:
+    """A job that asks for groups, and requires something of them where `gate` says so."""
+    rule = {"name": "fair", "metric": "accuracy", "group": "domain", "maxShortfall": 0.1} | gate
+    return changed(
+        base,
+        {
+            "spec.evaluation.groups": list(groups),
+            "spec.evaluation.gate": [{k: v for k, v in rule.items() if v is not None}],
+        },
+    )
 
 
 def _multi_label(**gate: Any) -> Object:
@@ -272,6 +284,51 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "evaluation.gate: bound Lower goes with min",
         accepted=changed(JOB, {"spec.evaluation.gate": _gate(bound="Lower")}),
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(bound="Upper")}),
+    ),
+    RuleExample(
+        "evaluation.gate: group and maxShortfall go together",
+        accepted=_grouped(),
+        rejected=_grouped(maxShortfall=None, min=0.5),
+    ),
+    RuleExample(
+        "evaluation.gate: insufficient goes with group",
+        accepted=_grouped(insufficient="pass"),
+        rejected=changed(JOB, {"spec.evaluation.gate": _gate(insufficient="pass")}),
+    ),
+    RuleExample(
+        "evaluation.gate: maxShortfall stands instead of min and max",
+        accepted=_grouped(bound="Upper"),
+        rejected=_grouped(min=0.5),
+    ),
+    RuleExample(
+        "evaluation.groups: a column stands there twice",
+        accepted=_grouped(groups=["domain", "age"]),
+        rejected=_grouped(groups=["domain", "domain"]),
+    ),
+    RuleExample(
+        "evaluation.gate: group names a column that is not in evaluation.groups",
+        accepted=_grouped(groups=["age"], group="age"),
+        rejected=_grouped(groups=["age"]),
+    ),
+    RuleExample(
+        "evaluation.gate: groups of text-classification are compared by",
+        accepted=_grouped(metric="truePositiveRate"),
+        rejected=_grouped(metric="macroF1"),
+    ),
+    RuleExample(
+        "evaluation.gate: groups of multi-label-classification are compared by",
+        accepted=_grouped(_multi_label(), metric="labelAccuracy"),
+        rejected=_grouped(_multi_label(), metric="microF1"),
+    ),
+    RuleExample(
+        "evaluation.gate: groups of text-regression are compared by",
+        accepted=_grouped(_regression(gate=[]), metric="mae"),
+        rejected=_grouped(_regression(gate=[]), metric="rmse"),
+    ),
+    RuleExample(
+        "evaluation.groups: causal-lm is not measured by groups",
+        accepted=_LANGUAGE,
+        rejected=changed(_LANGUAGE, {"spec.evaluation.groups": ["domain"]}),
     ),
     RuleExample(
         "evaluation.gate: text-classification is measured by",

@@ -156,6 +156,61 @@ def evaluated(**changes: Any) -> EvaluationReport:
     return EvaluationReport.model_validate({**base, **changes})
 
 
+def a_group(name: str, rows: int, *contrasts: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """One group of test rows, as JSON."""
+    accuracy = contrasts[0]["value"] if contrasts else 0.7
+    return {
+        "group": name,
+        "rows": rows,
+        "figure": an_interval(accuracy, accuracy - 0.02, accuracy + 0.02),
+        "contrasts": list(contrasts),
+        **more,
+    }
+
+
+def a_contrast(
+    metric: str, value: float, rest: float, *, found: bool = False, label: str | None = None
+) -> dict[str, Any]:
+    """A figure of a group against the rest, as JSON."""
+    difference = round(value - rest, 4)
+    return {
+        "metric": metric,
+        "label": label,
+        "value": value,
+        "rest": rest,
+        "difference": an_interval(
+            difference, round(difference - 0.03, 4), round(difference + 0.03, 4)
+        ),
+        "pValue": 0.003 if found else 0.4,
+        "found": found,
+    }
+
+
+def groups(*, found: bool = True) -> list[dict[str, Any]]:
+    """What the report says of the groups that a column makes, as JSON."""
+    tweets = a_group(
+        "tweets",
+        380,
+        a_contrast("accuracy", 0.781, 0.862, found=found),
+        a_contrast("selectionRate", 0.662, 0.471, found=found, label="positive"),
+        a_contrast("truePositiveRate", 0.871, 0.858, label="positive"),
+        a_contrast("falsePositiveRate", 0.281, 0.131, found=found, label="positive"),
+        amplification={"label": "positive", "difference": an_interval(0.04, 0.01, 0.07)},
+    )
+    editorials = a_group(
+        "editorials",
+        1204,
+        a_contrast("accuracy", 0.868, 0.841),
+        a_contrast("selectionRate", 0.49, 0.5, label="positive"),
+        a_contrast("truePositiveRate", 0.86, 0.86, label="positive"),
+        a_contrast("falsePositiveRate", 0.13, 0.17, found=found, label="positive"),
+        amplification={"label": "positive", "difference": an_interval(-0.01, -0.04, 0.02)},
+    )
+    metrics = ["accuracy", "selectionRate", "truePositiveRate", "falsePositiveRate"]
+    letters = a_group("letters", 12, insufficient=metrics)
+    return [{"column": "domain", "groups": [editorials, letters, tweets]}]
+
+
 def evaluated_numbers() -> EvaluationReport:
     """What the evaluate step reports of a regressor."""
     return evaluated(

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from finetune_api.job import Columns, DataFormat
 from finetune_trainer.data.form import AnyForm
+from finetune_trainer.data.grouping import check_groups
 from finetune_trainer.data.readers import RowSource, read_files, read_rows
-from finetune_trainer.data.rows import Row
+from finetune_trainer.data.rows import CleanRow, Row
 from finetune_trainer.data.texts import ClassRows, LabelRows, NumberRows
 from finetune_trainer.data.values import ROW_LIMIT_BYTES
 from finetune_trainer.errors import DataError
@@ -342,3 +343,81 @@ def source_of(path: Path, form: AnyForm) -> RowSource:
     return RowSource(
         form=form, path=path, name=path.name, format=DataFormat.AUTO, columns=Columns()
     )
+
+
+def grouped(folder: Path, name: str, content: bytes, *columns: str) -> list[tuple[str, ...]]:
+    path = folder / name
+    path.write_bytes(content)
+    source = RowSource(
+        form=ClassRows(),
+        path=path,
+        name=name,
+        format=DataFormat.AUTO,
+        columns=Columns(),
+        groups=columns,
+    )
+    return [row.groups for row in read_rows(source)]
+
+
+def test_a_row_that_has_no_group_is_in_one_of_its_own(tmp_path: Path) -> None:
+    content = b"text,label,sex,place\nx,a,f,\ny,b, ,north\n"
+    read = grouped(tmp_path, "rows.csv", content, "place", "sex")
+    assert read == [("(missing)", "f"), ("north", "(missing)")]
+
+
+def test_groups_of_jsonl_may_be_true_or_false_unset_or_absent(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"native": True},
+        {"native": False},
+        {"native": None},
+        {},
+        {"native": 2.5},
+    ]
+    lines = [json.dumps({"text": "x", "label": "a", **row}) for row in rows]
+    read = grouped(tmp_path, "rows.jsonl", "\n".join(lines).encode(), "native")
+    assert [name for (name,) in read] == ["true", "false", "(missing)", "(missing)", "2.5"]
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "said"),
+    [
+        (b"text,label,sex\nx,a,f\n", "sexe", "no column 'sexe' (evaluation.groups[0])"),
+        (f"text,label,sex\nx,a,{SECRET * 4}\n".encode(), "sex", "80 characters, more than 63"),
+    ],
+)
+def test_a_column_that_makes_no_groups_is_refused(
+    tmp_path: Path, content: bytes, column: str, said: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        grouped(tmp_path, "rows.csv", content, column)
+    assert said in str(caught.value)
+    assert SECRET not in str(caught.value)
+
+
+def in_groups(*names: str) -> list[CleanRow[str, str]]:
+    return [
+        CleanRow(
+            id=str(i), input="x", target="a", classes=("a",), group=None, key=b"", groups=(name,)
+        )
+        for i, name in enumerate(names)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("18", "2.5", "(missing)"), "holds numbers; cut them into brackets"),
+        (tuple(f"g{i}" for i in range(21)), "21 different values among the test rows, more than"),
+        (("north", "north"), "the same value in all test rows"),
+        (("(missing)",), "the same value in all test rows"),
+    ],
+)
+def test_groups_are_a_few_names(names: tuple[str, ...], said: str) -> None:
+    with pytest.raises(DataError, match=r"evaluation\.groups: column 'age'") as caught:
+        check_groups(in_groups(*names), ("age",))
+    assert said in str(caught.value)
+
+
+def test_twenty_groups_and_codes_among_names_are_groups() -> None:
+    check_groups(in_groups(*(f"g{i}" for i in range(20))), ("age",))
+    check_groups(in_groups("18", "older"), ("age",))

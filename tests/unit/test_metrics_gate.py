@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.job import GateBound, GateRule
-from finetune_api.report import BaselineScores, Interval
+from finetune_api.report import BaselineScores, Contrast, GroupScores, GroupsReport, Interval
 from finetune_api.tasks import METRICS as FACTS
 from finetune_api.tasks import TASKS, Baseline, Metric, Task
 from finetune_trainer.evaluation.gate import judge
@@ -120,3 +120,102 @@ def test_every_metric_that_a_manifest_may_name_is_measured() -> None:
 
 def test_without_a_rule_there_is_nothing_to_fail() -> None:
     assert judge(TASK, (), SCORES) == ()
+
+
+def contrast(metric: Metric, low: float, value: float, high: float, **more: object) -> Contrast:
+    return Contrast.model_validate(
+        {
+            "metric": metric,
+            "value": 0.8,
+            "rest": 0.8 - value,
+            "difference": {"value": value, "low": low, "high": high},
+            "pValue": 0.5,
+            "found": False,
+            **more,
+        }
+    )
+
+
+def group(name: str, *contrasts: Contrast, insufficient: tuple[Metric, ...] = ()) -> GroupScores:
+    figure = Interval(value=0.8, low=0.7, high=0.9)
+    return GroupScores(
+        group=name, rows=100, figure=figure, contrasts=contrasts, insufficient=insufficient
+    )
+
+
+GROUPS = (
+    group(
+        "short",
+        contrast(Metric.ACCURACY, -0.12, -0.08, -0.04),
+        contrast(Metric.SELECTION_RATE, 0.05, 0.2, 0.35, label="yes"),
+        contrast(Metric.FALSE_POSITIVE_RATE, -0.02, 0.03, 0.08, label="yes"),
+    ),
+    group(
+        "long",
+        contrast(Metric.ACCURACY, -0.15, 0.02, 0.19),
+        contrast(Metric.SELECTION_RATE, -0.5, -0.3, -0.1, label="yes"),
+        contrast(Metric.FALSE_POSITIVE_RATE, -0.6, -0.3, 0.0, label="yes"),
+    ),
+)
+
+
+def grouped(*groups: GroupScores) -> Scores:
+    return replace(SCORES, groups=(GroupsReport(column="dialect", groups=groups or GROUPS),))
+
+
+def shortfall(metric: Metric, most: float, **more: object) -> GateRule:
+    return GateRule.model_validate(
+        {"name": "fair", "metric": metric, "group": "dialect", "maxShortfall": most, **more}
+    )
+
+
+@pytest.mark.parametrize(
+    ("requirement", "worst", "measured", "passed"),
+    [
+        (shortfall(Metric.ACCURACY, 0.08), "short", 0.08, True),
+        (shortfall(Metric.ACCURACY, 0.07), "short", 0.08, False),
+        # On the bound it is the group about which least is known that falls shortest.
+        (shortfall(Metric.ACCURACY, 0.14, bound=GateBound.UPPER), "long", 0.15, False),
+        (shortfall(Metric.ACCURACY, 0.15, bound=GateBound.UPPER), "long", 0.15, True),
+        # A rate of selection may differ to neither side.
+        (shortfall(Metric.SELECTION_RATE, 0.29), "long", 0.3, False),
+        (shortfall(Metric.SELECTION_RATE, 0.5, bound=GateBound.UPPER), "long", 0.5, True),
+        # More false positives are worse, fewer are not.
+        (shortfall(Metric.FALSE_POSITIVE_RATE, 0.02), "short", 0.03, False),
+        (shortfall(Metric.FALSE_POSITIVE_RATE, 0.03), "short", 0.03, True),
+    ],
+)
+def test_every_group_is_held_to_a_requirement_on_groups(
+    requirement: GateRule, worst: str, measured: float, *, passed: bool
+) -> None:
+    (result,) = judge(TASK, (requirement,), grouped())
+    assert (result.group, result.passed) == (worst, passed)
+    assert result.measured == pytest.approx(measured)
+    assert result.column == "dialect"
+    assert result.shortfall is not None
+    assert result.required == requirement.max_shortfall
+
+
+@pytest.mark.parametrize(
+    ("insufficient", "most", "passed", "named"),
+    [
+        (None, 0.5, False, "few"),
+        ("fail", 0.5, False, "few"),
+        ("pass", 0.5, True, "short"),
+        ("pass", 0.01, False, "short"),
+        (None, 0.01, False, "short"),
+    ],
+)
+def test_a_group_with_too_few_rows_fails_unless_the_rule_says_otherwise(
+    insufficient: str | None, most: float, *, passed: bool, named: str
+) -> None:
+    scores = grouped(*GROUPS, group("few", insufficient=(Metric.ACCURACY,)))
+    requirement = shortfall(Metric.ACCURACY, most, insufficient=insufficient)
+    (result,) = judge(TASK, (requirement,), scores)
+    assert (result.passed, result.group, result.insufficient) == (passed, named, True)
+
+
+def test_where_no_group_can_be_compared_nothing_is_shown_to_hold() -> None:
+    scores = grouped(group("few", insufficient=(Metric.ACCURACY,)))
+    (result,) = judge(TASK, (shortfall(Metric.ACCURACY, 1.0),), scores)
+    assert (result.passed, result.measured, result.group) == (False, None, "few")

@@ -38,6 +38,7 @@ from finetune_operator.core.failures import (
     failures_in_a_row,
     retry_delay,
 )
+from finetune_operator.core.groups import gate_sentence, group_differences, within_bytes
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.outlook import shown
 from finetune_operator.core.resolve import output_of
@@ -274,6 +275,7 @@ def _evaluated(
         metrics=report.metrics,
         baselines=report.baselines,
         gate=report.gate,
+        groups=group_differences(report),
         per_class=report.per_class[:_INLINE_CLASSES],
         confusion_matrix=report.confusion_matrix if small else (),
         report=ref.path,
@@ -281,7 +283,7 @@ def _evaluated(
     )
     return status.model_copy(
         update={
-            "evaluation": evaluation,
+            "evaluation": within_bytes(evaluation),
             "artifacts": _artifacts(report, ref, observed, status),
             "conditions": with_condition(
                 status.conditions,
@@ -306,7 +308,11 @@ def verdict(report: EvaluationReport) -> str:
         f"{report.test_rows} test rows."
     )
     for result in report.gate:
-        if not result.passed:
+        if result.passed:
+            continue
+        if result.column is not None:
+            text += f" Gate {result.name} ({result.bound}): {gate_sentence(result)}"
+        else:
             found = "undefined" if result.measured is None else f"{result.measured:.4f}"
             limit = "at most" if METRICS[result.metric].lower_is_better else "at least"
             text += (

@@ -186,6 +186,7 @@ def _clean_each(
             classes=classes,
             group=row.group,
             key=input_key(text),
+            groups=row.groups,
         )
 
 

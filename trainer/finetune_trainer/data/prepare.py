@@ -22,6 +22,7 @@ from finetune_api.run import LAYOUT, Run
 from finetune_trainer.data.cleaning import Counts, clean
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.form import AnyCleanRow, AnyForm
+from finetune_trainer.data.grouping import check_groups
 from finetune_trainer.data.readers import RowSource, read_files
 from finetune_trainer.data.sources import (
     SourceFile,
@@ -181,14 +182,17 @@ def _read(
     if dataset.test is not None:
         files["test"] = fetch(dataset.test, environment, "dataset.test", folder / "test")
     counts, test_counts = Counts(), Counts() if own_test else None
-    rows = _clean_sample(run, form, rendering, files["train"], counts)
+    # Groups are looked at among test rows; only the files that hold such need their columns.
+    groups = run.evaluation.groups
+    rows = _clean_sample(run, form, rendering, files["train"], counts, () if own_test else groups)
     test = None
     if test_counts is not None:
-        test = _clean_sample(run, form, rendering, files["test"], test_counts)
+        test = _clean_sample(run, form, rendering, files["test"], test_counts, groups)
     shutil.rmtree(folder)
     roles = without_leaks(split(rows, dataset.split, test), counts, own_test=own_test)
     classes = classes_of(roles, dataset.labels, fewest=form.fewest_classes, most=_MOST_CLASSES)
     check_roles(roles, classes, dataset.split.strategy, own_test=own_test)
+    check_groups(roles.test, groups)
     return _ReadRows(
         roles=roles,
         classes=classes,
@@ -207,6 +211,7 @@ def _clean_sample(
     rendering: Rendering | None,
     files: Sequence[SourceFile],
     counts: Counts,
+    groups: tuple[str, ...],
 ) -> list[AnyCleanRow]:
     dataset = run.dataset
     sources = [
@@ -217,6 +222,7 @@ def _clean_sample(
             format=dataset.format,
             columns=dataset.columns,
             prefix=f"{file.path.name}:" if len(files) > 1 else "",
+            groups=groups,
         )
         for file in files
     ]
@@ -378,4 +384,6 @@ def _inputs_digest(run: Run) -> Digest:
     }
     if run.training.truncation is not None:
         inputs["truncation"] = run.training.truncation
+    if run.evaluation.groups:
+        inputs["groups"] = run.evaluation.groups
     return f"sha256:{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}"

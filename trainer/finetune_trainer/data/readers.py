@@ -15,7 +15,14 @@ from typing import Any, BinaryIO
 from finetune_api.job import Columns, DataFormat
 from finetune_trainer.data.form import AnyForm, AnyRow
 from finetune_trainer.data.rows import Row
-from finetune_trainer.data.values import ROW_LIMIT_BYTES, Values, kind_of, name_in, too_long
+from finetune_trainer.data.values import (
+    ROW_LIMIT_BYTES,
+    Values,
+    group_in,
+    kind_of,
+    name_in,
+    too_long,
+)
 from finetune_trainer.errors import DataError
 
 ENDINGS: Mapping[str, DataFormat] = {
@@ -31,7 +38,10 @@ _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 @dataclass(frozen=True, kw_only=True)
 class RowSource:
-    """A file and how to read it; ``prefix`` goes before row numbers that serve as ids."""
+    """A file and how to read it; ``prefix`` goes before row numbers that serve as ids.
+
+    ``groups`` are columns of ``evaluation.groups``.
+    """
 
     form: AnyForm
     path: Path
@@ -39,6 +49,7 @@ class RowSource:
     format: DataFormat
     columns: Columns
     prefix: str = ""
+    groups: tuple[str, ...] = ()
 
 
 def read_rows(source: RowSource) -> Iterator[AnyRow]:
@@ -105,7 +116,8 @@ def _row(source: RowSource, number: int, place: str, values: Values) -> AnyRow:
     if columns.group is not None:
         group = _required(values, columns.group, where, "dataset.columns.group")
     given, target = source.form.read(values, columns, where)
-    return Row(id=row_id, input=given, target=target, group=group, place=where)
+    groups = tuple(group_in(values, column, where) for column in source.groups)
+    return Row(id=row_id, input=given, target=target, group=group, place=where, groups=groups)
 
 
 def _required(values: Values, column: str, where: str, setting: str) -> str:
@@ -265,7 +277,8 @@ def _wanted(source: RowSource) -> dict[str, str]:
         settings["id"] = columns.id
     if columns.group is not None:
         settings["group"] = columns.group
-    return settings
+    wanted = {f"dataset.columns.{setting}": name for setting, name in settings.items()}
+    return wanted | {f"evaluation.groups[{i}]": name for i, name in enumerate(source.groups)}
 
 
 def _check_columns(source: RowSource, names: Sequence[str]) -> None:
@@ -275,8 +288,7 @@ def _check_columns(source: RowSource, names: Sequence[str]) -> None:
             raise DataError(f"{source.name}: two columns are named {name!r}; rename one")
         if count == 0:
             raise DataError(
-                f"{source.name}: no column {name!r} (dataset.columns.{setting}); "
-                f"{_what_there_is(name, names)}"
+                f"{source.name}: no column {name!r} ({setting}); {_what_there_is(name, names)}"
             )
 
 
@@ -292,4 +304,5 @@ def _what_there_is(name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     more = f" and {len(names) - 30} more" if len(names) > 30 else ""
-    return f"the columns are: {', '.join(names[:30])}{more}{hint}"
+    shown = ", ".join(" ".join(column.split()) for column in names[:30])
+    return f"the columns are: {shown}{more}{hint}"

@@ -19,7 +19,8 @@ T = TypeVar("T")
 class Row(Generic[I, T]):
     """A row as the data has it; ``target`` is None where there is none.
 
-    ``id`` names the row in reports, ``place`` in messages to whoever wrote the file.
+    ``id`` names the row in reports, ``place`` in messages to whoever wrote the file. ``groups`` are
+    its values in the columns of ``evaluation.groups``.
     """
 
     id: str
@@ -27,6 +28,7 @@ class Row(Generic[I, T]):
     target: T | None
     group: str | None
     place: str
+    groups: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class CleanRow(Generic[I, T]):
     classes: tuple[str, ...]
     group: str | None
     key: bytes
+    groups: tuple[str, ...] = ()
 
     @property
     def unit(self) -> bytes:

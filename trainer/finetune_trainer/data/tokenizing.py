@@ -2,7 +2,7 @@
 
 A set is a `datasets.Dataset` on disk, which ranks map into memory: `row_id`, `group` (unset without
 a group column), what the task's encoder makes (`input_ids`, `attention_mask`, `label`, …), and in
-the test set what it keeps of the input.
+the test set what it keeps of the input and the row's `groups`, in the order of `evaluation.groups`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -65,12 +65,12 @@ def write_tokenized(
     OSError
         If the disk fails.
     """
-    from datasets import Dataset, Features, Value
+    from datasets import Dataset, Features, List, Value
     from datasets.exceptions import DatasetGenerationError
 
     columns = {"row_id": Value("string"), "group": Value("string"), **encoder.features}
     if keep_input:
-        columns |= encoder.kept_features
+        columns |= {"groups": List(Value("string")), **encoder.kept_features}
     lengths: list[int] = []
     cut: list[bool] = []
     learned: list[int] = []
@@ -86,8 +86,8 @@ def write_tokenized(
                 cut.append(encoded.is_cut)
                 if encoded.learned is not None:
                     learned.append(encoded.learned)
-                own = {"row_id": row.id, "group": row.group}
-                own |= encoder.kept(row) if keep_input else {}
+                own: dict[str, Any] = {"row_id": row.id, "group": row.group}
+                own |= {"groups": row.groups, **encoder.kept(row)} if keep_input else {}
                 yield from ({**own, **example} for example in encoded.examples)
 
     scratch = folder.with_name(f"{folder.name}.scratch")

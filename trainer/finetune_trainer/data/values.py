@@ -14,6 +14,9 @@ ROW_LIMIT_BYTES = 1 << 20
 
 _NAME_SEPARATOR = "|"
 _NAME_LIMIT = 253
+_GROUP_LIMIT = 63
+NO_GROUP = "(missing)"
+"""The group of the rows that have none."""
 
 Values = Mapping[str, Any]
 """A row's columns: whatever JSON or Parquet may hold."""
@@ -73,6 +76,27 @@ def name_in(values: Values, column: str, where: str) -> str:
             "is it the right column?"
         )
     return name
+
+
+def group_in(values: Values, column: str, where: str) -> str:
+    """The name of the group that the column puts the row in; ``NO_GROUP`` where it says nothing.
+
+    Raises
+    ------
+    DataError
+        If it holds what is no name.
+    """
+    value = values.get(column)
+    if isinstance(value, float) and math.isfinite(value):
+        # As text: whether a column holds numbers alone is asked of all its rows together.
+        value = str(value)
+    name = name_in({column: value}, column, where)
+    if len(name) > _GROUP_LIMIT:
+        raise DataError(
+            f"{where}: column {column!r} holds {len(name)} characters, more than {_GROUP_LIMIT}; "
+            "evaluation.groups takes columns with the names of groups"
+        )
+    return name or NO_GROUP
 
 
 def names_in(values: Values, column: str, where: str) -> tuple[str, ...] | None:

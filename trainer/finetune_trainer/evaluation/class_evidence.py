@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from finetune_trainer.evaluation.baselines import (
     load_baselines,
     save_baselines,
 )
-from finetune_trainer.evaluation.classification import RowOutputs, score
+from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import log_probabilities
@@ -81,10 +82,11 @@ class ClassEvidence:
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
         )
+        scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         probabilities = np.exp(log_probabilities(outputs.logits[chosen]))
         return Findings(
-            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            scores=replace(scores, groups=by_group(outputs, test.grouped)),
             predictions=predictions_table(test, outputs),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,

@@ -3,15 +3,15 @@
 Pure: the evidence hands in labels and outputs, and the step writes what comes back into the report.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import Interval
+from finetune_api.report import GroupsReport, Interval
 from finetune_api.tasks import Baseline, Metric
-from finetune_trainer.evaluation import metrics
+from finetune_trainer.evaluation import groups, metrics
 from finetune_trainer.evaluation.intervals import (
     Outcomes,
     error_reduction,
@@ -69,6 +69,25 @@ def score(outputs: RowOutputs, resamples: int, seed: int) -> Scores:
         per_class=metrics.class_scores(confusions[0], outputs.names),
         confusion_matrix=tuple(tuple(int(count) for count in row) for row in confusions[0]),
         baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
+    )
+
+
+def by_group(outputs: RowOutputs, columns: Mapping[str, Sequence[str]]) -> tuple[GroupsReport, ...]:
+    """Compare groups of rows by accuracy and by the rates of each class, of two classes the last.
+
+    What is true of one of two classes is true of the other, turned around.
+    """
+    outcomes, names = outputs.outcomes, outputs.names
+    places = range(len(names) - 1 if len(names) == 2 else 0, len(names))
+    truth = np.stack([outputs.labels == place for place in places], axis=1)
+    told = np.stack([outcomes.predicted[0] == place for place in places], axis=1)
+    shown = [names[place] for place in places]
+    right = groups.of_rows(Metric.ACCURACY, outcomes.predicted[0] == outputs.labels, is_share=True)
+    return groups.compare(
+        columns,
+        [right, *groups.rates(shown, truth, told)],
+        list(groups.gaps(shown, truth, told)),
+        outputs.groups,
     )
 
 

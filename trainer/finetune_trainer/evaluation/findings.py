@@ -1,6 +1,6 @@
 """What the evaluate step gives a task's evidence, and what it gets back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,14 @@ class TestRows:
     def groups(self) -> Sequence[str] | None:
         """The group of each row; unset without a group column."""
         return list(self.rows["group"]) if self.run.dataset.columns.group is not None else None
+
+    @property
+    def grouped(self) -> Mapping[str, Sequence[str]]:
+        """For each column of ``evaluation.groups`` the group of each row."""
+        columns = self.run.evaluation.groups
+        if not columns:
+            return {}
+        return dict(zip(columns, zip(*self.rows["groups"], strict=True), strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)

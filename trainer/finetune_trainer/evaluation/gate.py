@@ -1,7 +1,9 @@
 """The gate: each requirement of the manifest against the figures of the test rows. Pure."""
 
+import math
+
 from finetune_api.job import GateBound, GateRule
-from finetune_api.report import BaselineScores, GateResult, Interval
+from finetune_api.report import BaselineScores, Contrast, GateResult, Interval
 from finetune_api.tasks import TASKS, Baseline, Metric, Task
 from finetune_trainer.evaluation.scores import Scores
 
@@ -16,6 +18,8 @@ def judge(task: Task, rules: tuple[GateRule, ...], scores: Scores) -> tuple[Gate
 
 
 def _judge(rule: GateRule, against: Baseline | None, scores: Scores) -> GateResult:
+    if rule.group is not None:
+        return _judge_groups(rule, rule.group, scores)
     figure = _figure(rule, against, scores)
     sides = {
         GateBound.POINT: lambda one: one.value,
@@ -34,11 +38,49 @@ def _judge(rule: GateRule, against: Baseline | None, scores: Scores) -> GateResu
     )
 
 
+def _judge_groups(rule: GateRule, column: str, scores: Scores) -> GateResult:
+    """Hold the group that falls shortest to the rule, of whatever class."""
+    groups = next(report for report in scores.groups if report.column == column).groups
+    contrasts = [
+        (group.group, one)
+        for group in groups
+        for one in group.contrasts
+        if one.metric is rule.metric
+    ]
+    short = [group.group for group in groups if rule.metric in group.insufficient]
+
+    def shortfall(pair: tuple[str, Contrast]) -> float:
+        found = pair[1].shortfall
+        end = found.value if rule.bound is GateBound.POINT else found.high
+        return math.inf if end is None else end
+
+    name, worst = max(contrasts, key=shortfall, default=(None, None))
+    limit = _required(rule)
+    measured = None if name is None or worst is None else shortfall((name, worst))
+    holds = measured is None or measured <= limit
+    unknown = bool(short) and rule.insufficient != "pass"
+    if holds and unknown:
+        name, worst, measured = short[0], None, None
+    return GateResult(
+        name=rule.name,
+        metric=rule.metric,
+        bound=rule.bound.value,
+        required=limit,
+        measured=measured,
+        passed=holds and not unknown,
+        column=column,
+        group=name,
+        label=None if worst is None else worst.label,
+        shortfall=None if worst is None else worst.shortfall,
+        insufficient=bool(short),
+    )
+
+
 def _required(rule: GateRule) -> float:
-    limit = rule.max if rule.min is None else rule.min
-    if limit is None:
-        raise ValueError(f"gate rule {rule.name} has neither min nor max, which the schema refuses")
-    return limit
+    limits = [one for one in (rule.min, rule.max, rule.max_shortfall) if one is not None]
+    if len(limits) != 1:
+        raise ValueError(f"gate rule {rule.name} has {len(limits)} limits; the schema asks for one")
+    return limits[0]
 
 
 def _holds(rule: GateRule, measured: float) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from finetune_trainer.evaluation.label_baselines import (
     micro_f1,
     save_label_baselines,
 )
-from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, score
+from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, by_group, score
 from finetune_trainer.evaluation.tables import of_rows, vectors
 from finetune_trainer.models.proof import Proof, compare_classes
 
@@ -76,9 +77,10 @@ class LabelEvidence:
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
         )
+        scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         return Findings(
-            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            scores=replace(scores, groups=by_group(outputs, test.grouped)),
             predictions=predictions_table(test, outputs),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,

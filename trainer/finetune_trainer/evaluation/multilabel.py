@@ -4,14 +4,15 @@ Pure. Answers are yes or no for each row and label, yes from ``THRESHOLD`` on. A
 each row has a weight: 1 for the point values, and how often it was drawn in a resample.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import ClassScores, Interval
+from finetune_api.report import ClassScores, GroupsReport, Interval
 from finetune_api.tasks import Baseline, Metric
+from finetune_trainer.evaluation import groups
 from finetune_trainer.evaluation.intervals import row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Resampled, Scores
@@ -69,11 +70,11 @@ def score(outputs: LabelOutputs, resamples: int, seed: int) -> Scores:
         .reshape(-1, len(outputs.truth))
     )
     truth, answers = outputs.truth[order], answers[:, order]
-    groups = None if outputs.groups is None else outputs.groups[order]
+    clusters = None if outputs.groups is None else outputs.groups[order]
     point = figures(truth, answers, np.ones((1, len(truth))))
     chunks = [
         figures(truth, answers, weights)
-        for weights in row_draws(len(truth), groups, resamples, np.random.default_rng(seed))
+        for weights in row_draws(len(truth), clusters, resamples, np.random.default_rng(seed))
     ]
     drawn = {figure: np.concatenate([chunk[figure] for chunk in chunks]) for figure in point}
 
@@ -85,6 +86,20 @@ def score(outputs: LabelOutputs, resamples: int, seed: int) -> Scores:
         },
         per_class=label_scores(outputs.names, truth, answers[0]),
         baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
+    )
+
+
+def by_group(
+    outputs: LabelOutputs, columns: Mapping[str, Sequence[str]]
+) -> tuple[GroupsReport, ...]:
+    """Compare groups of rows by the share of their answers that are right, and by rates."""
+    truth, told = outputs.truth, outputs.answers[0]
+    right = groups.of_rows(Metric.LABEL_ACCURACY, (told == truth).mean(axis=1), is_share=False)
+    return groups.compare(
+        columns,
+        [right, *groups.rates(outputs.names, truth, told)],
+        list(groups.gaps(outputs.names, truth, told)),
+        outputs.groups,
     )
 
 

@@ -1,6 +1,7 @@
 """What a regressor of texts is measured by, and compared with: the mean and tuned TF-IDF."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from finetune_trainer.evaluation.number_baselines import (
     load_number_baselines,
     save_number_baselines,
 )
-from finetune_trainer.evaluation.regression import NumberOutputs, score
+from finetune_trainer.evaluation.regression import NumberOutputs, by_group, score
 from finetune_trainer.evaluation.tables import of_rows
 from finetune_trainer.models.proof import Pipeline, Proof, compare_numbers
 
@@ -72,9 +73,10 @@ class NumberEvidence:
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
         )
+        scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         return Findings(
-            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            scores=replace(scores, groups=by_group(outputs, test.grouped)),
             predictions=predictions_table(test, outputs),
             proof=Proof(
                 pipeline=NUMBER_PIPELINE,

@@ -4,12 +4,14 @@ Pure. Everything is computed with a weight for each row: the point values weigh 
 bootstrap resample as often as it drew it, all predictors on the same draw.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from finetune_api.report import GroupsReport
 from finetune_api.tasks import Baseline, Metric
+from finetune_trainer.evaluation import groups
 from finetune_trainer.evaluation.intervals import row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Resampled, Scores
@@ -41,11 +43,11 @@ def score(outputs: NumberOutputs, resamples: int, seed: int) -> Scores:
     predicted = np.stack([outputs.model, *outputs.baselines.values()])
     order = np.lexsort([*predicted, outputs.truth])
     truth, predicted = outputs.truth[order], predicted[:, order]
-    groups = None if outputs.groups is None else outputs.groups[order]
+    clusters = None if outputs.groups is None else outputs.groups[order]
     point = figures(truth, predicted, np.ones((1, len(truth))))
     chunks = [
         figures(truth, predicted, weights)
-        for weights in row_draws(len(truth), groups, resamples, np.random.default_rng(seed))
+        for weights in row_draws(len(truth), clusters, resamples, np.random.default_rng(seed))
     ]
     drawn = {figure: np.concatenate([chunk[figure] for chunk in chunks]) for figure in point}
 
@@ -54,6 +56,14 @@ def score(outputs: NumberOutputs, resamples: int, seed: int) -> Scores:
         metrics=resampled.bounded(_MODEL_FIGURES),
         baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
     )
+
+
+def by_group(
+    outputs: NumberOutputs, columns: Mapping[str, Sequence[str]]
+) -> tuple[GroupsReport, ...]:
+    """Compare groups of rows by the mean size of the error."""
+    wrong = groups.of_rows(Metric.MAE, np.abs(outputs.model - outputs.truth), is_share=False)
+    return groups.compare(columns, [wrong], cluster=outputs.groups)
 
 
 def figures(truth: Floats, predicted: Floats, weights: Floats) -> dict[Metric, Floats]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_api.report import BaselineScores, ClassScores, Interval, Metrics
+from finetune_api.report import BaselineScores, ClassScores, GroupsReport, Interval, Metrics
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation.intervals import error_reduction_interval, interval
 from finetune_trainer.evaluation.metrics import Floats
@@ -13,13 +13,15 @@ from finetune_trainer.evaluation.metrics import Floats
 class Scores:
     """What the model is measured to be, and its baselines on the same rows.
 
-    ``per_class`` and ``confusion_matrix`` are empty for a task that has no such thing.
+    ``per_class`` and ``confusion_matrix`` are empty for a task that has no such thing. ``groups``
+    have the contrasts of every class.
     """
 
     metrics: Metrics
     per_class: tuple[ClassScores, ...] = ()
     confusion_matrix: tuple[tuple[int, ...], ...] = ()
     baselines: tuple[BaselineScores, ...] = ()
+    groups: tuple[GroupsReport, ...] = ()
 
 
 @dataclass(frozen=True)

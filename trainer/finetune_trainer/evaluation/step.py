@@ -26,6 +26,7 @@ from finetune_trainer.evaluation.checkpoint import (
 )
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.gate import judge
+from finetune_trainer.evaluation.groups import shortened
 from finetune_trainer.evaluation.output import stored_report, write_predictions, write_report
 from finetune_trainer.models.card import base_licence, model_card
 from finetune_trainer.models.export import (
@@ -177,6 +178,7 @@ def _report(
         per_class=scores.per_class,
         confusion_matrix=scores.confusion_matrix,
         baselines=scores.baselines,
+        groups=tuple(shortened(report) for report in scores.groups),
         generations=findings.generations,
         gate=gate,
         passed=all(result.passed for result in gate),

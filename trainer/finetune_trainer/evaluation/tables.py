@@ -10,13 +10,17 @@ from finetune_trainer.evaluation.metrics import Floats, Integers
 
 
 def of_rows(test: TestRows, columns: Mapping[str, pa.Array], *, kept: Sequence[str]) -> pa.Table:
-    """A line per test row: its id, the given columns, its group, and what it ``kept`` of its input.
+    """A line per test row: its id, the given columns, its groups, and what it ``kept`` of itself.
+
+    ``group`` is that of ``dataset.columns.group``, ``groups.NAME`` those of ``evaluation.groups``.
 
     The input itself is left out where the manifest says so: it may be people's.
     """
     whole = {"row_id": pa.array(test.ids, pa.string()), **columns}
     if test.groups is not None:
         whole["group"] = pa.array(test.groups, pa.string())
+    for name, groups in test.grouped.items():
+        whole[f"groups.{name}"] = pa.array(groups, pa.string())
     if test.run.evaluation.keep_predictions:
         arrow = test.rows.with_format("arrow")[:]
         whole |= {name: arrow[name] for name in kept}

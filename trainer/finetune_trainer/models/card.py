@@ -11,7 +11,14 @@ from typing import Any
 import yaml
 
 from finetune_api.lora import LoraOutput
-from finetune_api.report import DataReport, EvaluationReport, Interval, PrepareReport
+from finetune_api.report import (
+    Contrast,
+    DataReport,
+    EvaluationReport,
+    GroupsReport,
+    Interval,
+    PrepareReport,
+)
 from finetune_api.run import Run
 from finetune_api.tasks import METRICS, TASKS
 from finetune_trainer.models.heads import Head
@@ -55,6 +62,7 @@ def model_card(
         f"### Against baselines\n\n{_baselines(report)}",
         *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
         *((f"### Confusion matrix\n\n{_confusion(report)}",) if report.confusion_matrix else ()),
+        *(f"### By {_cell(one.column)}\n\n{_groups(report, one)}" for one in report.groups),
         *((f"## Requirements\n\n{_gate(report)}",) if report.gate else ()),
         f"## Data\n\n{_data(prepared.data)}",
         f"## Training\n\n{_training(run, report)}",
@@ -198,13 +206,38 @@ def _confusion(report: EvaluationReport) -> str:
     )
 
 
+def _groups(report: EvaluationReport, groups: GroupsReport) -> str:
+    first = TASKS[report.task].by_group[0]
+    rows = []
+    for group in groups.groups:
+        told = {one.metric: one for one in group.contrasts}
+        against = _interval(told[first].difference) if first in told else ("too few rows", "")
+        found = [_found(one) for one in group.contrasts if one.found]
+        rows.append(
+            (group.group, f"{group.rows}", *_interval(group.figure), *against, "; ".join(found))
+        )
+    name = METRICS[first].name
+    head = ("group", "rows", name, "95 % interval", "less the rest's", "95 % interval", "found")
+    return (
+        _table(head, rows)
+        + "\n\nFound is what is more than chance at 5 % for all comparisons together (Holm)."
+    )
+
+
+def _found(one: Contrast) -> str:
+    of = f" of {one.label}" if one.label is not None else ""
+    return f"{METRICS[one.metric].name}{of} {one.difference.value:+.4f}"
+
+
 def _gate(report: EvaluationReport) -> str:
     rows = [
         (
             one.name,
-            one.metric + (f" against {one.against}" if one.against else ""),
+            one.metric
+            + (f" against {one.against}" if one.against else "")
+            + (f", shortfall of any {one.column}" if one.column else ""),
             "value" if one.bound == "Point" else f"{one.bound.lower()} end of the interval",
-            ("at most " if METRICS[one.metric].lower_is_better else "at least ")
+            ("at most " if one.column or METRICS[one.metric].lower_is_better else "at least ")
             + f"{one.required:g}",
             "undefined" if one.measured is None else f"{one.measured:.4f}",
             "passed" if one.passed else "failed",
@@ -254,10 +287,11 @@ def _settings(stated: Mapping[str, Any], block: str = "") -> list[tuple[str, str
 
 
 def _limits(run: Run, report: EvaluationReport) -> str:
+    which = "other" if report.groups else "some"
     lines = [
         "- The figures hold for rows drawn as these were; other sources were not measured.",
         f"- {_length(run)}",
-        "- Whether it does worse for some groups of people was not measured.",
+        f"- Whether it does worse for {which} groups of people was not measured.",
     ]
     rare = [scores for scores in report.per_class if scores.support < 30]
     if rare:

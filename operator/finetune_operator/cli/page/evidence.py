@@ -19,7 +19,8 @@ from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.axis import Axis, axis
 from finetune_operator.cli.page.curve import Tick
 from finetune_operator.cli.page.facts import PageFacts
-from finetune_operator.cli.page.verdict import compared, title
+from finetune_operator.cli.page.groups import GroupTable, groups
+from finetune_operator.cli.page.verdict import compared, measured_shortfall, title
 
 WIDEST_MATRIX = 24
 """Classes that a matrix shows; of more, the most frequent confusions are listed."""
@@ -101,6 +102,7 @@ class Evidence:
     unit: str
     gate: tuple[Requirement, ...]
     comparison: Comparison
+    groups: tuple[GroupTable, ...]
     metrics: tuple[tuple[str, str], ...]
     labels: tuple[str, ...]
     matrix: tuple[tuple[Cell, ...], ...]
@@ -122,6 +124,7 @@ def evidence(facts: PageFacts) -> Evidence | None:
         unit=report.interval_unit,
         gate=tuple(_requirement(result) for result in report.gate),
         comparison=_comparison(report, facts.prepare),
+        groups=groups(report),
         metrics=tuple(
             (title(metric), figures.interval(report.metrics[metric]))
             for metric in TASKS[report.task].metrics
@@ -145,16 +148,22 @@ def evidence(facts: PageFacts) -> Evidence | None:
 
 def _requirement(result: GateResult) -> Requirement:
     what = METRICS[result.metric].name
+    if result.column is not None:
+        what = f"shortfall of any {result.column} in {what}"
     if result.against is not None:
         what += f" against {BASELINES[result.against]}"
     if result.bound != "Point":
         what += f", {result.bound.lower()} bound of its 95{figures.NO_BREAK_SPACE}% interval"
-    limit = "≤" if METRICS[result.metric].lower_is_better else "≥"
+    at_most = result.column is not None or METRICS[result.metric].lower_is_better
+    limit = "≤" if at_most else "≥"
+    measured = "undefined" if result.measured is None else figures.score(result.measured)
+    if result.column is not None:
+        measured = measured_shortfall(result)
     return Requirement(
         result.name,
         what,
         f"{limit}{figures.NO_BREAK_SPACE}{figures.score(result.required)}",
-        "undefined" if result.measured is None else figures.score(result.measured),
+        measured,
         result.passed,
     )
 

@@ -172,6 +172,10 @@ def _failure(facts: PageFacts) -> str:
 def requirement(result: GateResult) -> str:
     """A requirement and how it went, in words."""
     what = METRICS[result.metric].name
+    if result.column is not None:
+        required = figures.score(result.required)
+        told = f"{what} by {result.column} is short by {measured_shortfall(result)}"
+        return f"{told}, at most {required} is allowed"
     if result.against is not None:
         what += f" against {BASELINES[result.against]}"
     if result.bound != "Point":
@@ -184,6 +188,15 @@ def requirement(result: GateResult) -> str:
         return f"{what} is undefined, {least} {required} is required"
     relation = least if result.passed else missed
     return f"{what} is {figures.score(result.measured)}, {relation} the required {required}"
+
+
+def measured_shortfall(result: GateResult) -> str:
+    """How much worse the worst group is, and which; or which one has too few rows."""
+    if result.measured is None:
+        who = f": {result.group}" if result.group is not None else ""
+        return f"an unknown amount (too few rows{who})"
+    of = f", {result.label}" if result.label is not None else ""
+    return f"{figures.score(result.measured)} ({result.group}{of})"
 
 
 def _said(status: JobStatus) -> str:

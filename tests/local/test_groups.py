@@ -1,0 +1,111 @@
+"""Groups from a column of the data to the verdict: on whom a trained model fails."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from datasets import load_from_disk
+
+from finetune_api.report import Contrast, EvaluationReport
+from finetune_api.run import LAYOUT
+from finetune_api.tasks import Metric
+from harness.evaluation import Job, a_prepared_job, a_trained_model
+from harness.tinymodel import sentences
+
+Evaluated = tuple[Job, EvaluationReport, list[dict[str, Any]]]
+GATE = [
+    {"name": "fair", "metric": "accuracy", "group": "style", "maxShortfall": 0.05},
+    {"name": "fair-by-origin", "metric": "accuracy", "group": "origin", "maxShortfall": 0.5,
+     "insufficient": "pass"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Evaluated:
+    """Every third sentence is irony, and says the opposite half of the time; few have an origin."""
+    chance = random.Random(5)
+    rows: list[tuple[str, ...]] = [("id", "text", "label", "style", "origin")]
+    for index, (text, label) in enumerate(sentences(700)):
+        ironic = index % 3 == 0
+        turned = {"positive": "negative", "negative": "positive"}[label]
+        said = turned if ironic and chance.random() < 0.5 else label
+        origin = chance.choice(("north", "south", "", "", "", "", "", ""))
+        rows.append((f"r{index}", text, said, "irony" if ironic else "plain", origin))
+    folder = tmp_path_factory.mktemp("groups") / "job"
+    split = {"test": 40}
+    job = a_prepared_job(folder, tiny_model, rows, ("style", "origin"), split=split)
+    job.save_checkpoint(a_trained_model(job, tiny_model))
+    report = job.evaluate(job.run({"gate": GATE}))
+    kept = pq.read_table(job.workspace.path(LAYOUT.predictions)).to_pylist()
+    return job, report, kept
+
+
+def test_every_rows_groups_are_kept_beside_its_prediction(
+    evaluated: Evaluated,
+) -> None:
+    _, report, kept = evaluated
+    assert [one.column for one in report.groups] == ["style", "origin"]
+    for column in report.groups:
+        names = [row[f"groups.{column.column}"] for row in kept]
+        assert {group.group: group.rows for group in column.groups} == {
+            name: names.count(name) for name in set(names)
+        }
+    assert {group.group for group in report.groups[1].groups} == {"(missing)", "north", "south"}
+
+
+def test_only_test_rows_keep_their_groups(
+    evaluated: Evaluated,
+) -> None:
+    job, _, _ = evaluated
+    for role in ("train", "select"):
+        rows = load_from_disk(str(job.workspace.path(LAYOUT.prepared) / role))
+        assert "groups" not in rows.column_names
+
+
+def test_figures_of_groups_follow_from_the_kept_predictions(
+    evaluated: Evaluated,
+) -> None:
+    _, report, kept = evaluated
+    for column in report.groups:
+        for group in column.groups:
+            mine = [row for row in kept if row[f"groups.{column.column}"] == group.group]
+            others = [row for row in kept if row[f"groups.{column.column}"] != group.group]
+            assert group.figure.value == pytest.approx(_share(mine))
+            for one in group.contrasts:
+                value, rest = (_figure(one, rows) for rows in (mine, others))
+                assert (one.value, one.rest) == pytest.approx((value, rest))
+                assert one.difference.value == pytest.approx(value - rest)
+
+
+def _share(rows: list[dict[str, Any]]) -> float:
+    return sum(bool(row["label"] == row["predicted"]) for row in rows) / len(rows)
+
+
+def _figure(one: Contrast, rows: list[dict[str, Any]]) -> float:
+    if one.metric is Metric.ACCURACY:
+        return _share(rows)
+    counted = {
+        Metric.SELECTION_RATE: rows,
+        Metric.TRUE_POSITIVE_RATE: [row for row in rows if row["label"] == one.label],
+        Metric.FALSE_POSITIVE_RATE: [row for row in rows if row["label"] != one.label],
+    }[one.metric]
+    return sum(bool(row["predicted"] == one.label) for row in counted) / len(counted)
+
+
+def test_the_group_on_which_it_fails_is_found_and_fails_the_gate(
+    evaluated: Evaluated,
+) -> None:
+    job, report, _ = evaluated
+    irony, plain = (group.contrasts[0] for group in report.groups[0].groups)
+    assert irony.found
+    assert irony.difference.value < 0 < plain.difference.value
+    assert not any(one.found for group in report.groups[1].groups for one in group.contrasts)
+    fair, by_origin = report.gate
+    assert (fair.passed, fair.group) == (False, "irony")
+    assert fair.measured == pytest.approx(-irony.difference.value)
+    assert by_origin.passed
+    assert not job.workspace.path(LAYOUT.output_model).exists()
