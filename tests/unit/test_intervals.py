@@ -17,7 +17,8 @@ from finetune_trainer.evaluation.intervals import (
     error_reduction_interval,
     interval,
     resampled_confusions,
-    with_an_error,
+    tail,
+    with_one_more_error,
 )
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Scores
@@ -147,8 +148,11 @@ def test_resampled_counts_have_the_mean_of_the_sample() -> None:
 
 def test_an_interval_leaves_out_a_fortieth_at_each_end() -> None:
     drawn = np.random.default_rng(0).permutation(np.arange(4001) / 4000)
-    assert interval(0.5, drawn, 100) == Interval(value=0.5, low=0.025, high=0.975)
-    assert error_reduction_interval(0.5, drawn, 100) == Interval(value=0.5, low=0.025, high=0.975)
+    many = 10**7
+    expected = pytest.approx((0.025, 0.975), abs=0.00026)
+    for one in (interval(0.5, drawn, many), error_reduction_interval(0.5, drawn, many)):
+        assert one is not None
+        assert (one.low, one.high) == expected
 
 
 def test_chunks_do_not_change_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,13 +258,28 @@ def test_a_faultless_model_is_not_certain(rows: int, exact_low: float) -> None:
     assert np.array(scores.confusion_matrix).sum() == rows
 
 
-def test_only_the_faultless_predictor_gets_an_error_and_only_one() -> None:
+def test_each_predictor_gets_one_error_more_and_on_the_same_row_where_it_can() -> None:
     labels = np.array([2, 0, 0, 1, 1, 1])
-    predicted = np.stack([labels, np.zeros(6, dtype=np.int64)])
-    changed = with_an_error(Outcomes(labels, predicted, 4)).predicted
-    assert (changed[0] != labels).sum() == 1
+    predicted = np.stack([labels, np.zeros(6, dtype=np.int64), np.array([2, 0, 1, 0, 0, 0])])
+    changed = with_one_more_error(Outcomes(labels, predicted, 4)).predicted
+    wrong = [(one != labels).sum() for one in predicted]
+    assert [(one != labels).sum() for one in changed] == [count + 1 for count in wrong]
     assert changed[0, 0] != 2, "the rarest class that has rows"
-    assert np.array_equal(changed[1], predicted[1])
+    assert changed[2, 0] != 2
+    assert changed[1, 0] == 0, "already wrong there"
+
+
+def test_a_predictor_that_is_never_right_gets_no_error_more() -> None:
+    labels = np.array([0, 1, 0])
+    outcomes = Outcomes(labels, 1 - labels[None], 2)
+    assert np.array_equal(with_one_more_error(outcomes).predicted, outcomes.predicted)
+
+
+def test_few_units_are_given_wider_intervals() -> None:
+    # Student's quantile for 9 degrees of freedom, times the square root of 10 / 9, is 2.385.
+    assert tail(10) == pytest.approx(0.00855, abs=1e-5)
+    assert tail(1_000_000) == pytest.approx(0.025, abs=1e-5)
+    assert tail(10) < tail(20) < tail(100) < 0.025
 
 
 @pytest.mark.parametrize("rows_per_group", [None, 5])

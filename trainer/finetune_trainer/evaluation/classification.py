@@ -16,7 +16,7 @@ from finetune_trainer.evaluation.intervals import (
     Outcomes,
     error_reduction,
     resampled_confusions,
-    with_an_error,
+    with_one_more_error,
 )
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Resampled, Scores
@@ -59,8 +59,9 @@ def score(outputs: RowOutputs, resamples: int, seed: int) -> Scores:
     )
     point = _figures(confusions)
     drawn = _resampled_figures(outcomes, resamples, seed)
+    low = _resampled_figures(with_one_more_error(outcomes), resamples, seed)
 
-    resampled = Resampled(point, drawn, outcomes.units)
+    resampled = Resampled(point, drawn, outcomes.units, low)
     return Scores(
         metrics={
             **resampled.bounded(_MODEL_FIGURES),
@@ -110,8 +111,7 @@ def _resampled_figures(outcomes: Outcomes, resamples: int, seed: int) -> dict[Me
     """Each figure in each resample, ``[resamples, P]``."""
     random = np.random.default_rng(seed)
     chunks = [
-        _figures(confusions)
-        for confusions in resampled_confusions(with_an_error(outcomes), resamples, random)
+        _figures(confusions) for confusions in resampled_confusions(outcomes, resamples, random)
     ]
     return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 

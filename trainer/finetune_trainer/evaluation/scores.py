@@ -29,18 +29,24 @@ class Resampled:
     """Figures of several predictors on the same rows and the same draws; the model is the first.
 
     ``point`` has each figure's values ``[predictors]``, ``drawn`` those of the resamples,
-    ``[draws, predictors]``; ``units`` is how many independent units were drawn from.
+    ``[draws, predictors]``; ``units`` is how many independent units were drawn from. ``low`` are
+    the resamples that low ends are taken from, where they are others.
     """
 
     point: Mapping[Metric, Floats]
     drawn: Mapping[Metric, Floats]
     units: int
+    low: Mapping[Metric, Floats] | None = None
 
     def bounded(self, figures: Iterable[Metric], predictor: int = 0) -> Metrics:
         """A predictor's figures with their intervals."""
+        low = self.low or self.drawn
         return {
             figure: interval(
-                float(self.point[figure][predictor]), self.drawn[figure][:, predictor], self.units
+                float(self.point[figure][predictor]),
+                self.drawn[figure][:, predictor],
+                self.units,
+                low[figure][:, predictor],
             )
             for figure in figures
         }
@@ -59,7 +65,10 @@ class Resampled:
         )
 
     def _error_reduction(self, predictor: int) -> Interval | None:
-        figure = Metric.ERROR_REDUCTION
+        figure, low = Metric.ERROR_REDUCTION, self.low or self.drawn
         return error_reduction_interval(
-            float(self.point[figure][predictor]), self.drawn[figure][:, predictor], self.units
+            float(self.point[figure][predictor]),
+            self.drawn[figure][:, predictor],
+            self.units,
+            low[figure][:, predictor],
         )
