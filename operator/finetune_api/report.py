@@ -528,6 +528,50 @@ class GateResult(Contract):
     ] = False
 
 
+class ReliabilityBin(Contract):
+    """Test rows of about the same top probability."""
+
+    confidence: Annotated[float, Field(ge=0, le=1, description="Their mean top probability.")]
+    accuracy: Annotated[float, Field(ge=0, le=1, description="Share of them that are right.")]
+    rows: Size
+    """How many they are."""
+
+
+class Reliability(Contract):
+    """How far probabilities can be taken at their word, on the test rows."""
+
+    loss: float
+    """Mean negative log-likelihood, in nats."""
+    expected_calibration_error: float
+    """Gap of top probability and accuracy, over bins of equal mass."""
+    brier: float
+    """Mean squared error of the probabilities, 0 to 2."""
+    bins: Annotated[tuple[ReliabilityBin, ...], Field(max_length=15)]
+    """What the gap is summed over."""
+
+
+class Calibration(Contract):
+    """The probabilities as they are, and divided by a temperature that the select rows chose.
+
+    The exported model is the one that was scored: the temperature is for whoever wants it, and
+    changes no class.
+    """
+
+    before: Reliability
+    """As the model gives them."""
+    temperature: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="What logits are divided by; above 1 the model was too sure. Unset where "
+            "the select rows don't tell it: too few, or hardly one wrong.",
+        ),
+    ] = None
+    after: Annotated[Reliability | None, Field(description="With the temperature.")] = None
+    select_rows: Count
+    """Rows that chose it."""
+
+
 class Generation(Contract):
     """A test row as it was asked, and what the model and its base answered, for people to read."""
 
@@ -570,6 +614,7 @@ class EvaluationReport(Contract):
         tuple[GroupsReport, ...],
         Field(max_length=3, description="Of each column of evaluation.groups."),
     ] = ()
+    calibration: Annotated[Calibration | None, Field(description="Of tasks with one class.")] = None
     generations: Annotated[
         tuple[Generation, ...],
         Field(max_length=16, description="Of language models, unless keepPredictions is false."),

@@ -248,6 +248,10 @@ class EvaluationStatus(Contract):
             "is found to be worse for; all in the report.",
         ),
     ] = ()
+    temperature: Annotated[
+        float | None,
+        Field(gt=0, description="What would calibrate the logits; the model leaves without it."),
+    ] = None
     per_class: Annotated[
         tuple[ClassScores, ...], Field(max_length=20, description="Up to 20; all in the report.")
     ] = ()

@@ -211,6 +211,30 @@ def groups(*, found: bool = True) -> list[dict[str, Any]]:
     return [{"column": "domain", "groups": [editorials, letters, tweets]}]
 
 
+def calibration(*, temperature: float | None = 1.62) -> dict[str, Any]:
+    """What the report says of a model that is too sure, as JSON."""
+
+    def reliability(by: float) -> dict[str, Any]:
+        places = [0.53 + 0.033 * place for place in range(15)]
+        return {
+            "loss": 0.3662 - by,
+            "expectedCalibrationError": 0.0518 - by,
+            "brier": 0.2254 - by,
+            "bins": [
+                {"confidence": sure, "accuracy": 0.5 + (sure - 0.5) * (0.85 + by), "rows": 145}
+                for sure in places
+            ],
+        }
+
+    after = None if temperature is None else reliability(0.04)
+    return {
+        "before": reliability(0),
+        "temperature": temperature,
+        "after": after,
+        "selectRows": 857,
+    }
+
+
 def evaluated_numbers() -> EvaluationReport:
     """What the evaluate step reports of a regressor."""
     return evaluated(

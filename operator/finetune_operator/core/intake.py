@@ -276,6 +276,7 @@ def _evaluated(
         baselines=report.baselines,
         gate=report.gate,
         groups=group_differences(report),
+        temperature=None if report.calibration is None else report.calibration.temperature,
         per_class=report.per_class[:_INLINE_CLASSES],
         confusion_matrix=report.confusion_matrix if small else (),
         report=ref.path,

@@ -19,6 +19,7 @@ from finetune_trainer.evaluation.baselines import (
     load_baselines,
     save_baselines,
 )
+from finetune_trainer.evaluation.calibration import calibrate
 from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
@@ -86,7 +87,16 @@ class ClassEvidence:
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         probabilities = np.exp(log_probabilities(outputs.logits[chosen]))
         return Findings(
-            scores=replace(scores, groups=by_group(outputs, test.grouped)),
+            scores=replace(
+                scores,
+                groups=by_group(outputs, test.grouped),
+                calibration=calibrate(
+                    row_logits(test.model, test.select, test.collation),
+                    np.asarray(test.select["label"], dtype=np.int64),
+                    outputs.logits,
+                    outputs.labels,
+                ),
+            ),
             predictions=predictions_table(test, outputs),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,

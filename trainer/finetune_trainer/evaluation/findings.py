@@ -19,6 +19,7 @@ from finetune_trainer.training.rows import Collation
 class TestRows:
     """The test rows with all that scores them.
 
+    ``select`` are the rows that chose the checkpoint: what is tuned afterwards is tuned on them.
     ``baselines`` is the folder that the prepare step saved them to, ``base`` that of the model
     before it was tuned.
     """
@@ -26,6 +27,7 @@ class TestRows:
     __test__ = False
 
     rows: Dataset
+    select: Dataset
     collation: Collation
     model: PreTrainedModel
     run: Run

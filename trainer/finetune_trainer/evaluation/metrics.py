@@ -7,7 +7,7 @@ at once: the bootstrap of ``intervals`` calls the same functions as the report's
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import ClassScores
+from finetune_api.report import ClassScores, ReliabilityBin
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -99,21 +99,36 @@ def brier_score(probabilities: Floats, labels: Integers) -> float:
     return float((distance**2).sum(axis=1).mean())
 
 
-def expected_calibration_error(
+def reliability(
     probabilities: Floats, labels: Integers, bins: int = CALIBRATION_BINS
-) -> float:
-    """Mean gap between the top probability and the accuracy, weighted over bins of equal mass.
+) -> tuple[ReliabilityBin, ...]:
+    """Rows by their top probability, in bins of equal mass, the least sure first.
 
-    Naeini et al. 2015 with quantile bins. Equal confidences share a bin, so that the figure does
-    not depend on the order of the rows.
+    Equal confidences share a bin, so that nothing depends on the order of the rows.
     """
     confidence = probabilities.max(axis=1)
     right = (probabilities.argmax(axis=1) == labels).astype(np.float64)
     ranks = np.linspace(0, 1, bins + 1)[1:-1]
     edges = np.quantile(confidence, ranks, method="inverted_cdf")
     place = np.searchsorted(edges, confidence, side="left")
-    gaps = np.bincount(place, weights=confidence - right, minlength=len(edges) + 1)
-    return float(np.abs(gaps).sum() / len(labels))
+    rows = np.bincount(place)
+    sums = (np.bincount(place, weights=values) for values in (confidence, right))
+    return tuple(
+        ReliabilityBin(confidence=min(sure / count, 1.0), accuracy=hits / count, rows=count)
+        for count, sure, hits in zip(rows.tolist(), *(one.tolist() for one in sums), strict=True)
+        if count
+    )
+
+
+def expected_calibration_error(
+    probabilities: Floats, labels: Integers, bins: int = CALIBRATION_BINS
+) -> float:
+    """Mean gap between the top probability and the accuracy, weighted over bins of equal mass.
+
+    Naeini et al. 2015 with quantile bins.
+    """
+    found = reliability(probabilities, labels, bins)
+    return sum(one.rows * abs(one.confidence - one.accuracy) for one in found) / len(labels)
 
 
 def _diagonal(confusions: NDArray[np.generic]) -> NDArray[np.generic]:

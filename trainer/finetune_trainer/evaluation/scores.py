@@ -3,7 +3,14 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_api.report import BaselineScores, ClassScores, GroupsReport, Interval, Metrics
+from finetune_api.report import (
+    BaselineScores,
+    Calibration,
+    ClassScores,
+    GroupsReport,
+    Interval,
+    Metrics,
+)
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation.intervals import error_reduction_interval, interval
 from finetune_trainer.evaluation.metrics import Floats
@@ -22,6 +29,7 @@ class Scores:
     confusion_matrix: tuple[tuple[int, ...], ...] = ()
     baselines: tuple[BaselineScores, ...] = ()
     groups: tuple[GroupsReport, ...] = ()
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from finetune_api.markers import Digest
 from finetune_api.report import EvaluationReport, PrepareReport, ReportRef
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.data.sources import resolve_local
+from finetune_trainer.data.splitting import Role
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, StorageError
 from finetune_trainer.evaluation.checkpoint import (
@@ -77,6 +78,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
     findings = form.evidence.find(
         TestRows(
             rows=_test_rows(workspace, prepared),
+            select=_rows(workspace.path(LAYOUT.prepared) / Role.SELECT.value),
             collation=form.collation(Padding(pad_token_id=int(model.config.pad_token_id or 0))),
             model=model,
             run=run,
@@ -142,18 +144,24 @@ def _inputs_digest(run: Run, checkpoint: ScoredCheckpoint, prepared: PrepareRepo
 
 def _test_rows(workspace: Workspace, prepared: PrepareReport) -> Dataset:
     path = workspace.path(LAYOUT.test)
-    try:
-        test = load_from_disk(str(path))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there are no test rows; run the prepare step again") from error
-    except OSError as error:
-        raise StorageError(f"{path}: can't read the test rows ({error})") from error
+    test = _rows(path)
     if len(test) != prepared.data.test_rows or len(set(test["row_id"])) != len(test):
         raise DataError(
             f"{path}: {len(test)} test rows, {len(set(test['row_id']))} of them distinct, where "
             f"the prepare step counted {prepared.data.test_rows}; prepare again"
         )
     return test
+
+
+def _rows(path: Path) -> Dataset:
+    try:
+        return load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{path}: there are no {path.name} rows; run the prepare step again"
+        ) from error
+    except OSError as error:
+        raise StorageError(f"{path}: can't read the {path.name} rows ({error})") from error
 
 
 def _report(
@@ -179,6 +187,7 @@ def _report(
         confusion_matrix=scores.confusion_matrix,
         baselines=scores.baselines,
         groups=tuple(shortened(report) for report in scores.groups),
+        calibration=scores.calibration,
         generations=findings.generations,
         gate=gate,
         passed=all(result.passed for result in gate),

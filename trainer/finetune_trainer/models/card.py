@@ -12,6 +12,7 @@ import yaml
 
 from finetune_api.lora import LoraOutput
 from finetune_api.report import (
+    Calibration,
     Contrast,
     DataReport,
     EvaluationReport,
@@ -62,6 +63,11 @@ def model_card(
         f"### Against baselines\n\n{_baselines(report)}",
         *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
         *((f"### Confusion matrix\n\n{_confusion(report)}",) if report.confusion_matrix else ()),
+        *(
+            (f"### Calibration\n\n{_calibration(report.calibration)}",)
+            if report.calibration is not None
+            else ()
+        ),
         *(f"### By {_cell(one.column)}\n\n{_groups(report, one)}" for one in report.groups),
         *((f"## Requirements\n\n{_gate(report)}",) if report.gate else ()),
         f"## Data\n\n{_data(prepared.data)}",
@@ -204,6 +210,30 @@ def _confusion(report: EvaluationReport) -> str:
     return "Rows: the true class; columns: the predicted one.\n\n" + _table(
         ("", *report.labels), rows
     )
+
+
+def _calibration(found: Calibration) -> str:
+    before, after = found.before, found.after
+    pairs = [
+        ("negative log-likelihood", before.loss, after and after.loss),
+        (
+            "expected calibration error",
+            before.expected_calibration_error,
+            after and after.expected_calibration_error,
+        ),
+        ("Brier score", before.brier, after and after.brier),
+    ]
+    rows = [
+        (name, f"{one:.4f}", "" if other is None else f"{other:.4f}") for name, one, other in pairs
+    ]
+    told = "The select rows are too few, or too few of them wrong, to choose a temperature."
+    if found.temperature is not None:
+        told = (
+            f"The temperature {found.temperature:.4f} was chosen by the {found.select_rows} select "
+            "rows. This model does not apply it: its probabilities are those before. To have those "
+            f"after, divide the logits by it before the softmax. It changes no class."
+        )
+    return f"{_table(('figure', 'as exported', 'with the temperature'), rows)}\n\n{told}"
 
 
 def _groups(report: EvaluationReport, groups: GroupsReport) -> str:

@@ -17,6 +17,7 @@ from finetune_api.report import (
 from finetune_api.tasks import BASELINES, METRICS, TASKS, TaskFacts
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.axis import Axis, axis
+from finetune_operator.cli.page.calibration import Diagram, calibration
 from finetune_operator.cli.page.curve import Tick
 from finetune_operator.cli.page.facts import PageFacts
 from finetune_operator.cli.page.groups import GroupTable, groups
@@ -103,6 +104,7 @@ class Evidence:
     gate: tuple[Requirement, ...]
     comparison: Comparison
     groups: tuple[GroupTable, ...]
+    calibration: Diagram | None
     metrics: tuple[tuple[str, str], ...]
     labels: tuple[str, ...]
     matrix: tuple[tuple[Cell, ...], ...]
@@ -125,6 +127,7 @@ def evidence(facts: PageFacts) -> Evidence | None:
         gate=tuple(_requirement(result) for result in report.gate),
         comparison=_comparison(report, facts.prepare),
         groups=groups(report),
+        calibration=calibration(report),
         metrics=tuple(
             (title(metric), figures.interval(report.metrics[metric]))
             for metric in TASKS[report.task].metrics
