@@ -6,8 +6,11 @@ The model is trained by a plain loop that shares no code with the trainer. Used 
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from finetune_trainer.training.manifest import (
 )
 from harness.trainer import a_run, an_environment
 
+RECOMPUTE = Path(__file__).parents[2] / "examples" / "recompute.py"
 STEP = 60
 MAX_LENGTH = 12
 """Cuts the longer ones of the tiny sentences."""
@@ -45,7 +49,7 @@ class Job:
     folder: Path
     dataset: dict[str, Any]
     prepared: PrepareReport
-    groups: tuple[str, ...] = ()
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def workspace(self) -> Workspace:
@@ -58,7 +62,7 @@ class Job:
             model="model",
             step=Step.EVALUATE,
             training={"max_length": MAX_LENGTH},
-            evaluation={"resamples": 400, "groups": self.groups} | (evaluation or {}),
+            evaluation={"resamples": 400} | self.evaluation | (evaluation or {}),
             best_checkpoint=str(LAYOUT.checkpoint(1, STEP)),
         )
         return run.model_copy(update=changes)
@@ -96,16 +100,30 @@ class Job:
         return folder
 
 
+def recompute(output: Path) -> set[str]:
+    """Run `examples/recompute.py` on an evaluation; the names of the figures that it confirmed."""
+    done = subprocess.run(
+        [sys.executable, RECOMPUTE, output],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, "\n".join(line for line in lines if line[:2] != "ok") + done.stderr
+    return {line[8:58].strip() for line in lines}
+
+
 def a_prepared_job(
     folder: Path,
     tiny_model: Path,
     rows: Path | Sequence[tuple[str, ...]],
-    groups: tuple[str, ...] = (),
+    evaluation: dict[str, Any] | None = None,
     **dataset: Any,
 ) -> Job:
     """Run the real prepare step on a CSV, or on rows of (id, text, label, further columns).
 
-    `groups` are columns of `evaluation.groups`.
+    `evaluation` is what the job's evaluate step has, too.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(rows, Path):
@@ -119,10 +137,11 @@ def a_prepared_job(
         dataset=settings,
         model="model",
         training={"max_length": MAX_LENGTH},
-        evaluation={"groups": groups},
+        evaluation=evaluation,
     )
     environment = an_environment(folder, run, BASE=str(folder))
-    return Job(folder, settings, prepare(RankEnvironment.from_env(environment), run), groups)
+    report = prepare(RankEnvironment.from_env(environment), run)
+    return Job(folder, settings, report, evaluation or {})
 
 
 def a_trained_model(

@@ -1,0 +1,202 @@
+"""Compute the figures of an evaluation again from the predictions that it kept.
+
+`python examples/recompute.py FOLDER` takes the `output` folder of a job's workspace, prints each
+figure of the report beside what comes out here, and ends with 1 if any differs or is missing. It
+shares no code with the trainer. For one task it takes some twenty lines: read the one you need.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from scipy.stats import spearmanr
+from sklearn import metrics
+
+Figures = dict[str, float]
+# A JSON object, and arrays of whatever rows hold: neither has a type that says more.
+Report = dict[str, Any]
+
+
+def text_classification(rows: pd.DataFrame, report: Report) -> Figures:
+    """One class for each row."""
+    names, y = report["labels"], rows["label"].to_numpy()
+    found: Figures = {}
+    for who in ("", "majority_", "tfidf_"):
+        told = rows[f"{who}predicted"].to_numpy()
+        found |= {
+            f"{who}accuracy": np.mean(y == told),
+            f"{who}balancedAccuracy": np.mean([np.mean(told[y == one] == one) for one in set(y)]),
+            f"{who}macroF1": metrics.f1_score(y, told, average="macro", zero_division=0),
+            f"{who}mcc": metrics.matthews_corrcoef(y, told),
+            f"{who}errors": np.sum(y != told),
+        }
+    per_class = metrics.precision_recall_fscore_support(
+        y, rows["predicted"], labels=names, zero_division=0
+    )
+    for name, *values in zip(names, *per_class, strict=True):
+        for kind, value in zip(("precision", "recall", "f1", "support"), values, strict=True):
+            found[f"{name} {kind}"] = value
+    number = np.array([names.index(one) for one in y])
+    logits = np.log(np.stack(rows["probabilities"].to_numpy()))
+    found |= reliability(logits, number)
+    if "temperature" in report.get("calibration", {}):
+        scaled = reliability(logits / report["calibration"]["temperature"], number)
+        found |= {f"calibrated {name}": value for name, value in scaled.items()}
+    told = rows["predicted"].to_numpy()
+    return found | by_group(rows, report, y == told, lambda one: (y == one, told == one))
+
+
+def reliability(logits: np.ndarray, y: np.ndarray) -> Figures:
+    """What follows from probabilities; `y` is the number of the true class."""
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    sure, right = p.max(axis=1), p.argmax(axis=1) == y
+    edges = np.quantile(sure, np.arange(1, 15) / 15, method="inverted_cdf")
+    gaps = pd.Series(sure - right).groupby(np.searchsorted(edges, sure)).sum()
+    return {
+        "loss": -np.log(p[np.arange(len(y)), y]).mean(),
+        "brier": np.square(p - np.eye(p.shape[1])[y]).sum(axis=1).mean(),
+        "expectedCalibrationError": gaps.abs().sum() / len(y),
+    }
+
+
+def multi_label_classification(rows: pd.DataFrame, report: Report) -> Figures:
+    """All labels that a row has."""
+    names = report["labels"]
+    found: Figures = {}
+
+    def flags(column: str) -> np.ndarray:
+        return np.array([[name in row for name in names] for row in rows[column]])
+
+    y, p = flags("labels"), np.stack(rows["probabilities"].to_numpy())
+    for who in ("", "majority_", "tfidf_"):
+        told = flags(f"{who}predicted")
+        known = np.flatnonzero((y | told).any(axis=0))
+        found |= {
+            f"{who}microF1": metrics.f1_score(y, told, average="micro", zero_division=0),
+            f"{who}macroF1": metrics.f1_score(
+                y, told, average="macro", labels=known, zero_division=0
+            ),
+            f"{who}exactMatch": np.mean((y == told).all(axis=1)),
+            f"{who}labelAccuracy": np.mean(y == told),
+            f"{who}errors": np.sum(y != told),
+        }
+    told = flags("predicted")
+    per_class = metrics.precision_recall_fscore_support(y, told, zero_division=0)
+    for name, *values in zip(names, *per_class, strict=True):
+        for kind, value in zip(("precision", "recall", "f1", "support"), values, strict=True):
+            found[f"{name} {kind}"] = value
+    found["loss"] = -np.log(np.where(y, p, 1 - p)).mean()
+    place = names.index
+    return found | by_group(
+        rows, report, (y == told).mean(axis=1), lambda one: (y[:, place(one)], told[:, place(one)])
+    )
+
+
+def text_regression(rows: pd.DataFrame, report: Report) -> Figures:
+    """A number for each row."""
+    y = rows["label"].to_numpy()
+    found: Figures = {}
+    for who in ("", "mean_", "tfidf_"):
+        told = rows[f"{who}predicted"].to_numpy()
+        found |= {
+            f"{who}rmse": np.sqrt(np.mean(np.square(told - y))),
+            f"{who}mae": np.mean(np.abs(told - y)),
+            f"{who}rSquared": metrics.r2_score(y, told),
+            f"{who}spearman": spearmanr(y, told).statistic if np.ptp(told) else 0.0,
+            f"{who}errors": np.square(told - y).sum(),
+        }
+    return found | by_group(rows, report, np.abs(rows["predicted"].to_numpy() - y), None)
+
+
+def causal_lm(rows: pd.DataFrame, _: Report) -> Figures:
+    """Sums over the counted tokens of each row."""
+    sums = rows.sum(numeric_only=True)
+    found: Figures = {}
+    for who in ("", "untuned_"):
+        loss = sums[f"{who}nll"] / sums["tokens"]
+        found |= {
+            f"{who}loss": loss,
+            f"{who}perplexity": np.exp(loss),
+            f"{who}bitsPerByte": sums[f"{who}nll"] / np.log(2) / sums["bytes"],
+            f"{who}tokenAccuracy": sums[f"{who}right"] / sums["tokens"],
+            f"{who}errors": sums["tokens"] - sums[f"{who}right"],
+        }
+    return found
+
+
+def by_group(
+    rows: pd.DataFrame,
+    report: Report,
+    first: np.ndarray,
+    of_class: Callable[[str], tuple[np.ndarray, np.ndarray]] | None,
+) -> Figures:
+    """`first` is the number whose mean is said of a group; `of_class` what is so, and told so."""
+    found: Figures = {}
+    for column, group, one in contrasts(report):
+        mine = (rows[f"groups.{column}"] == group).to_numpy()
+        values, counted = first, np.full(len(rows), fill_value=True)
+        if one is not None and "label" in one and of_class is not None:
+            there, values = of_class(one["label"])
+            rate = one["metric"]
+            counted = {"truePositiveRate": there, "falsePositiveRate": ~there}.get(rate, counted)
+        sides = [np.mean(values[counted & side]) for side in (mine, ~mine)]
+        found[f"{column} {group} {one and (one['metric'], one.get('label'))}"] = (
+            sides[0] if one is None else sides[0] - sides[1]
+        )
+    return found
+
+
+def contrasts(report: Report) -> Iterator[tuple[str, str, Report | None]]:
+    """Each column's groups with what each is compared by, None for the group's own figure."""
+    for column in report.get("groups", ()):
+        for group in column["groups"]:
+            for one in (None, *group.get("contrasts", ())):
+                yield column["column"], group["group"], one
+
+
+def reported(report: Report) -> Figures:
+    """The figures of the report, by the names that they have above."""
+    found = {name: one["value"] for name, one in report["metrics"].items()}
+    for base in report["baselines"]:
+        found |= {f"{base['name']}_{name}": one["value"] for name, one in base["metrics"].items()}
+        if "errorReduction" in base:
+            found[f"{base['name']}_errorReduction"] = base["errorReduction"]["value"]
+    for one in report.get("perClass", ()):
+        found |= {f"{one['label']} {kind}": one[kind] for kind in ("precision", "recall", "f1")}
+        found[f"{one['label']} support"] = one["support"]
+    for name, value in report.get("calibration", {}).get("after", {}).items():
+        if name != "bins":
+            found[f"calibrated {name}"] = value
+    for column in report.get("groups", ()):
+        for group in column["groups"]:
+            found[f"{column['column']} {group['group']} None"] = group["figure"]["value"]
+            for one in group.get("contrasts", ()):
+                kind = (one["metric"], one.get("label"))
+                found[f"{column['column']} {group['group']} {kind}"] = one["difference"]["value"]
+    return found
+
+
+def main(folder: Path) -> int:
+    """Print each figure, as reported and as computed here; the exit status."""
+    report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    rows = pq.read_table(folder / "predictions.parquet").to_pandas()
+    again = globals()[report["task"].replace("-", "_")](rows, report)
+    for name in [one["name"] for one in report["baselines"]]:
+        if again[f"{name}_errors"]:
+            again[f"{name}_errorReduction"] = 1 - again["errors"] / again[f"{name}_errors"]
+    wrong = 0
+    for name, value in reported(report).items():
+        here = again.get(name, np.nan)
+        same = bool(np.isclose(value, here, rtol=1e-6, atol=1e-9))
+        wrong += not same
+        print(f"{'ok' if same else 'DIFFERS':8}{name:50}{value:14.6f}{here:14.6f}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
