@@ -474,6 +474,7 @@ class Checkpoint(Contract):
     ] = 2
 
 
+THRESHOLD_PATTERN = "^(tune|0[.][0-9]{0,3}[1-9])$"
 _FALLING = [
     metric.value
     for metric, facts in METRICS.items()
@@ -587,6 +588,16 @@ class Evaluation(Contract):
             "and no row, stand in the status.",
         ),
     ] = ()
+    threshold: Annotated[
+        str | None,
+        StringConstraints(pattern=THRESHOLD_PATTERN, max_length=6),
+        Field(
+            description="The probability from which a label is told, such as '0.5', or tune: for "
+            "each label the one of the best F1 on the select rows. Of two classes it is that of "
+            "the last, by the mean F1 of both; more than two have none. It leaves with the model, "
+            "in its configuration and card. Baselines keep 0.5."
+        ),
+    ] = None
     resamples: Annotated[
         int, Field(ge=200, le=20_000, description="Bootstrap resamples behind each interval.")
     ] = 2000
@@ -689,6 +700,11 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         f"evaluation.gate: {task.value} is compared with {', '.join(baselines)}; name one of them "
         "in against",
     )
+    if not facts.has_threshold:
+        yield Cel(
+            f"self.task != '{task.value}' || !has(self.evaluation.threshold)",
+            f"evaluation.threshold: {task.value} tells no labels by probability; leave it out",
+        )
     if facts.classes is None:
         yield Cel(
             f"self.task != '{task.value}' || (self.dataset.labels.size() == 0 && "
@@ -729,6 +745,11 @@ def _language_rules() -> Iterator[Cel]:
     ),
     *(rule for task in TASKS for rule in _task_rules(task)),
     *_language_rules(),
+    Cel(
+        f"self.task != '{Task.TEXT_CLASSIFICATION.value}' || !has(self.evaluation.threshold) || "
+        "self.dataset.labels.size() <= 2",
+        "evaluation.threshold: of more than two classes the likeliest is told; leave it out",
+    ),
     Cel(
         "self.training.precision != 'fp16' || self.compute.gpusPerWorker > 0",
         "training.precision: fp16 needs GPUs: set compute.gpusPerWorker, or take bf16 or fp32",

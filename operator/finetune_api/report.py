@@ -615,6 +615,14 @@ class EvaluationReport(Contract):
         Field(max_length=3, description="Of each column of evaluation.groups."),
     ] = ()
     calibration: Annotated[Calibration | None, Field(description="Of tasks with one class.")] = None
+    thresholds: Annotated[
+        dict[ShortText, Annotated[float, Field(ge=0, le=1)]],
+        Field(
+            max_length=200,
+            description="Where evaluation.threshold is set: the probability from which a label is "
+            "told; of two classes that of the last.",
+        ),
+    ] = Field(default_factory=dict)
     generations: Annotated[
         tuple[Generation, ...],
         Field(max_length=16, description="Of language models, unless keepPredictions is false."),

@@ -193,6 +193,7 @@ class TaskFacts:
     ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets, and
     ``packs`` says that several rows may share a sequence. Groups of rows are compared by
     ``by_group``, of which the first is said of each group; without any they are not.
+    ``has_threshold`` says that a label is told from some probability on.
     """
 
     model: str
@@ -205,6 +206,7 @@ class TaskFacts:
     max_length: int = 256
     packs: bool = False
     by_group: tuple[Metric, ...] = ()
+    has_threshold: bool = False
 
     @property
     def headline(self) -> Metric:
@@ -235,6 +237,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="class",
         learning_rate=3e-5,
         by_group=(Metric.ACCURACY, *RATES),
+        has_threshold=True,
     ),
     Task.MULTI_LABEL_CLASSIFICATION: TaskFacts(
         model="text classifier of several labels",
@@ -251,6 +254,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="label",
         learning_rate=3e-5,
         by_group=(Metric.LABEL_ACCURACY, *RATES),
+        has_threshold=True,
     ),
     Task.TEXT_REGRESSION: TaskFacts(
         model="text regressor",

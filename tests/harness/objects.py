@@ -331,6 +331,23 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(_LANGUAGE, {"spec.evaluation.groups": ["domain"]}),
     ),
     RuleExample(
+        "evaluation.threshold: text-regression tells no labels",
+        accepted=_regression(gate=[]),
+        rejected=changed(_regression(gate=[]), {"spec.evaluation.threshold": "0.5"}),
+    ),
+    RuleExample(
+        "evaluation.threshold: causal-lm tells no labels",
+        accepted=_LANGUAGE,
+        rejected=changed(_LANGUAGE, {"spec.evaluation.threshold": "tune"}),
+    ),
+    RuleExample(
+        "evaluation.threshold: of more than two classes",
+        accepted=changed(JOB, {"spec.evaluation.threshold": "0.25"}),
+        rejected=changed(
+            JOB, {"spec.evaluation.threshold": "tune", "spec.dataset.labels": ["a", "b", "c"]}
+        ),
+    ),
+    RuleExample(
         "evaluation.gate: text-classification is measured by",
         accepted=changed(JOB, {"spec.evaluation.gate": _gate(metric="macroF1")}),
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(metric="spearman")}),

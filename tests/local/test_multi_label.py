@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from datasets import load_from_disk
-from sklearn.metrics import f1_score
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 
 from finetune_api.run import LAYOUT
-from finetune_api.tasks import Baseline, Metric, Task
+from finetune_api.tasks import Baseline, Task
+from harness.evaluation import recompute
 from harness.tasks import Done, through_all_steps, write_rows
 
 TRAINING = {
@@ -54,9 +54,9 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Done:
         tiny_model,
         Task.MULTI_LABEL_CLASSIFICATION,
         training=TRAINING,
-        evaluation={"gate": GATE},
+        evaluation={"gate": GATE, "threshold": "tune"},
         columns={"id": "id"},
-        split={"strategy": "stratified"},
+        split={"strategy": "stratified", "select": 20},
     )
 
 
@@ -80,21 +80,14 @@ def test_a_rows_labels_are_kept_whole_and_none_is_a_target_too(done: Done) -> No
 
 
 def test_figures_follow_from_the_kept_predictions(done: Done) -> None:
-    names = done.report.labels
-
-    def flags(column: str) -> list[list[bool]]:
-        return [[name in row[column] for name in names] for row in done.predictions]
-
-    truth = flags("labels")
-    micro = f1_score(truth, flags("predicted"), average="micro")
-    assert done.report.metrics[Metric.MICRO_F1].value == pytest.approx(micro)
+    compared = recompute(done.workspace.path(LAYOUT.output))
+    assert {"microF1", "macroF1", "loss", "tfidf_errorReduction"} <= compared
     assert [one.name for one in done.report.baselines] == [Baseline.MAJORITY, Baseline.TFIDF]
-    for one in done.report.baselines:
-        told = f1_score(truth, flags(f"{one.name}_predicted"), average="micro")
-        assert one.metrics[Metric.MICRO_F1].value == pytest.approx(told)
+    names = done.report.labels
+    thresholds = [done.report.thresholds[name] for name in names]
     for row in done.predictions:
-        over = {n for n, p in zip(names, row["probabilities"], strict=True) if p >= 0.5}
-        assert set(row["predicted"]) == over
+        told = zip(names, row["probabilities"], thresholds, strict=True)
+        assert set(row["predicted"]) == {name for name, p, least in told if p >= least}
 
 
 def test_the_exported_model_gives_each_labels_probability_in_a_plain_pipeline(done: Done) -> None:
@@ -107,3 +100,13 @@ def test_the_exported_model_gives_each_labels_probability_in_a_plain_pipeline(do
         told = [scores[name] for name in done.report.labels]
         assert told == pytest.approx(row["probabilities"], abs=1e-5)
     assert "### By label" in (done.model / "README.md").read_text()
+
+
+def test_the_thresholds_of_the_figures_leave_with_the_model(done: Done) -> None:
+    thresholds = done.report.thresholds
+    assert set(thresholds) == set(done.report.labels)
+    assert any(value != 0.5 for value in thresholds.values())
+    assert AutoConfig.from_pretrained(done.model).thresholds == pytest.approx(thresholds)
+    card = (done.model / "README.md").read_text()
+    assert "### Thresholds" in card
+    assert f"{thresholds['war']:.6f}" in card

@@ -575,3 +575,10 @@ def test_a_regressors_page_speaks_of_its_error_and_of_no_classes() -> None:
     assert found is not None
     names = [row.name for row in found.comparison.rows]
     assert names == ["this model", "tuned TF-IDF", "the mean of the training rows"]
+
+
+def test_thresholds_stand_beside_the_figures_that_they_made() -> None:
+    report = evaluated(thresholds={"positive": 0.3725})
+    text = read(dataclasses.replace(complete(), evaluation=report)).text
+    assert "A label is told from this probability on: positive 0.372." in text
+    assert "A label is told from" not in read(complete()).text

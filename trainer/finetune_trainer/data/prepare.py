@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from finetune_api.markers import Contract, Digest
 from finetune_api.report import ClassCount, DataReport, PrepareReport
 from finetune_api.run import LAYOUT, Run
+from finetune_api.tasks import Task
 from finetune_trainer.data.cleaning import Counts, clean
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.form import AnyCleanRow, AnyForm
@@ -132,6 +133,7 @@ def _make(
         text = rendering.shown(rows.roles.train)
         _made_at(making, LAYOUT.rendered_rows).write_text(text, encoding="utf-8")
     outputs = form.rows.outputs(rows.classes)
+    _check_threshold(run, rows.classes)
     require_same_labels(run.model.uri, config, form.head, outputs)
     facts = model_facts(
         model, run.model.uri, config, form.head, max(1, len(outputs)), run.model.adaptation
@@ -151,6 +153,14 @@ def _make(
         report.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8"
     )
     return report, rows.sources
+
+
+def _check_threshold(run: Run, classes: tuple[str, ...]) -> None:
+    if run.task is Task.TEXT_CLASSIFICATION and run.evaluation.threshold and len(classes) > 2:
+        raise UsageError(
+            f"evaluation.threshold: the data have {len(classes)} classes, and of more than two the "
+            "likeliest is told; leave it out"
+        )
 
 
 def _made_at(making: Path, part: object) -> Path:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from finetune_api.report import BaselineFit
 from finetune_trainer.data.form import AnyCleanRow
@@ -23,8 +24,9 @@ from finetune_trainer.evaluation.calibration import calibrate
 from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
-from finetune_trainer.evaluation.metrics import log_probabilities
+from finetune_trainer.evaluation.metrics import Integers, log_probabilities
 from finetune_trainer.evaluation.tables import named, of_rows, vectors
+from finetune_trainer.evaluation.thresholds import mean_f1, threshold
 from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
 
 PROOF_ROWS = 16
@@ -73,6 +75,9 @@ class ClassEvidence:
         texts = list(test.rows["text"])
         groups = test.groups
         baselines: list[Baseline] = load_baselines(test.baselines)
+        select = row_logits(test.model, test.select, test.collation)
+        select_labels = np.asarray(test.select["label"], dtype=np.int64)
+        cut = _threshold(test, select, select_labels)
         outputs = RowOutputs(
             names=test.prepared.labels,
             labels=np.asarray(test.rows["label"], dtype=np.int64),
@@ -82,6 +87,7 @@ class ClassEvidence:
                 for one in baselines
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
+            threshold=cut,
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
@@ -90,12 +96,8 @@ class ClassEvidence:
             scores=replace(
                 scores,
                 groups=by_group(outputs, test.grouped),
-                calibration=calibrate(
-                    row_logits(test.model, test.select, test.collation),
-                    np.asarray(test.select["label"], dtype=np.int64),
-                    outputs.logits,
-                    outputs.labels,
-                ),
+                calibration=calibrate(select, select_labels, outputs.logits, outputs.labels),
+                thresholds={} if cut is None else {outputs.names[1]: cut},
             ),
             predictions=predictions_table(test, outputs),
             proof=Proof(
@@ -105,6 +107,15 @@ class ClassEvidence:
                 device=test.run.gang.device,
             ),
         )
+
+
+def _threshold(test: TestRows, logits: NDArray[np.float32], labels: Integers) -> float | None:
+    """From which probability the last of two classes is told; unset it is the likelier one."""
+    asked = test.run.evaluation.threshold
+    if asked is None:
+        return None
+    last = np.exp(log_probabilities(logits))[:, 1]
+    return threshold(asked, last, labels == 1, mean_f1)
 
 
 def predictions_table(test: TestRows, outputs: RowOutputs) -> pa.Table:

@@ -28,6 +28,8 @@ class RowOutputs:
 
     ``logits`` and each baseline's probabilities are ``[n, K]``, their columns in the order of
     ``names``; ``labels`` are columns; ``groups`` numbers the group of each row, if there are any.
+    ``threshold`` is the probability from which the model tells the last of two classes; unset it is
+    the likelier one.
     """
 
     names: tuple[str, ...]
@@ -35,6 +37,7 @@ class RowOutputs:
     logits: NDArray[np.float32]
     baselines: Mapping[Baseline, Floats]
     groups: Integers | None = None
+    threshold: float | None = None
 
     @property
     def outcomes(self) -> Outcomes:
@@ -42,10 +45,17 @@ class RowOutputs:
         chosen = [probability.argmax(axis=1) for probability in self.baselines.values()]
         return Outcomes(
             labels=self.labels,
-            predicted=np.stack([self.logits.argmax(axis=1), *chosen]),
+            predicted=np.stack([self._told(), *chosen]),
             classes=len(self.names),
             groups=self.groups,
         )
+
+    def _told(self) -> Integers:
+        if self.threshold is None:
+            likeliest: Integers = self.logits.argmax(axis=1)
+            return likeliest
+        last = np.exp(metrics.log_probabilities(self.logits))[:, 1]
+        return (last >= self.threshold).astype(np.int64)
 
 
 def score(outputs: RowOutputs, resamples: int, seed: int) -> Scores:

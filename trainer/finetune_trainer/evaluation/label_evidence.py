@@ -24,8 +24,10 @@ from finetune_trainer.evaluation.label_baselines import (
     micro_f1,
     save_label_baselines,
 )
-from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, by_group, score
+from finetune_trainer.evaluation.metrics import Floats
+from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, by_group, score, sigmoid
 from finetune_trainer.evaluation.tables import of_rows, vectors
+from finetune_trainer.evaluation.thresholds import f1, threshold
 from finetune_trainer.models.proof import Proof, compare_classes
 
 
@@ -68,6 +70,7 @@ class LabelEvidence:
         """Score every test row by the model and by each baseline, in the same order."""
         texts = list(test.rows["text"])
         groups = test.groups
+        cuts = _thresholds(test)
         outputs = LabelOutputs(
             names=test.prepared.labels,
             truth=np.asarray(test.rows["label"], dtype=np.bool_),
@@ -76,11 +79,18 @@ class LabelEvidence:
                 one.name: one.predict_proba(texts) for one in load_label_baselines(test.baselines)
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
+            thresholds=cuts,
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         return Findings(
-            scores=replace(scores, groups=by_group(outputs, test.grouped)),
+            scores=replace(
+                scores,
+                groups=by_group(outputs, test.grouped),
+                thresholds={}
+                if cuts is None
+                else dict(zip(outputs.names, cuts.tolist(), strict=True)),
+            ),
             predictions=predictions_table(test, outputs),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,
@@ -89,6 +99,17 @@ class LabelEvidence:
                 device=test.run.gang.device,
             ),
         )
+
+
+def _thresholds(test: TestRows) -> Floats | None:
+    """From which probability each label is told; unset it is a half for all."""
+    asked = test.run.evaluation.threshold
+    if asked is None:
+        return None
+    probabilities = sigmoid(row_logits(test.model, test.select, test.collation))
+    truth = np.asarray(test.select["label"], dtype=np.bool_)
+    pairs = zip(probabilities.T, truth.T, strict=True)
+    return np.asarray([threshold(asked, one, there, f1) for one, there in pairs])
 
 
 def predictions_table(test: TestRows, outputs: LabelOutputs) -> pa.Table:

@@ -1,7 +1,8 @@
 """All figures of a classifier of several labels: the model and its baselines on the same rows.
 
-Pure. Answers are yes or no for each row and label, yes from ``THRESHOLD`` on. As in ``regression``,
-each row has a weight: 1 for the point values, and how often it was drawn in a resample.
+Pure. Answers are yes or no for each row and label, yes from ``THRESHOLD`` on, or from the model's
+own thresholds where it has such. As in ``regression``, each row has a weight: 1 for the point
+values, and how often it was drawn in a resample.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,9 @@ from finetune_trainer.evaluation import groups
 from finetune_trainer.evaluation.intervals import row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Resampled, Scores
+from finetune_trainer.evaluation.thresholds import HALF
 
-THRESHOLD = 0.5
+THRESHOLD = HALF
 
 _MODEL_FIGURES = (Metric.MICRO_F1, Metric.MACRO_F1, Metric.EXACT_MATCH, Metric.LABEL_ACCURACY)
 _BASELINE_FIGURES = (Metric.MICRO_F1, Metric.MACRO_F1)
@@ -29,7 +31,8 @@ class LabelOutputs:
     """What model and baselines say about ``n`` test rows of ``K`` labels.
 
     ``truth``, the model's ``logits`` and each baseline's probabilities are ``[n, K]``, their
-    columns in the order of ``names``; ``groups`` numbers the group of each row, if there are any.
+    columns in the order of ``names``, as are the model's ``thresholds``; ``groups`` numbers the
+    group of each row, if there are any.
     """
 
     names: tuple[str, ...]
@@ -37,6 +40,7 @@ class LabelOutputs:
     logits: NDArray[np.float32]
     baselines: Mapping[Baseline, Floats]
     groups: Integers | None = None
+    thresholds: Floats | None = None
 
     @property
     def units(self) -> int:
@@ -51,7 +55,8 @@ class LabelOutputs:
     @property
     def answers(self) -> Flags:
         """Yes or no, ``[predictors, n, K]``: the model first, then each baseline."""
-        return np.stack([self.probabilities, *self.baselines.values()]) >= THRESHOLD
+        own = self.probabilities >= (THRESHOLD if self.thresholds is None else self.thresholds)
+        return np.stack([own, *(values >= THRESHOLD for values in self.baselines.values())])
 
 
 def sigmoid(logits: NDArray[np.floating]) -> Floats:

@@ -1,7 +1,7 @@
 """The figures of a report that come from the test rows alone, whatever the task. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetune_api.report import (
     BaselineScores,
@@ -30,6 +30,7 @@ class Scores:
     baselines: tuple[BaselineScores, ...] = ()
     groups: tuple[GroupsReport, ...] = ()
     calibration: Calibration | None = None
+    thresholds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

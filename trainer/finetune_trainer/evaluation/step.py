@@ -92,6 +92,9 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
     remove_export(workspace.path(LAYOUT.output_model))
     if report.passed:
         prepare_for_export(model, tokenizer, form.head, prepared.labels, run.training.max_length)
+        if report.thresholds:
+            # A plain pipeline gives probabilities; what is told of them is for its users.
+            model.config.thresholds = report.thresholds
         base = resolve_local(run.model.uri, environment, "model.uri")
         licence = base_licence(base)
         digest = export_model(
@@ -188,6 +191,7 @@ def _report(
         baselines=scores.baselines,
         groups=tuple(shortened(report) for report in scores.groups),
         calibration=scores.calibration,
+        thresholds=dict(scores.thresholds),
         generations=findings.generations,
         gate=gate,
         passed=all(result.passed for result in gate),

@@ -63,6 +63,7 @@ def model_card(
         f"### Against baselines\n\n{_baselines(report)}",
         *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
         *((f"### Confusion matrix\n\n{_confusion(report)}",) if report.confusion_matrix else ()),
+        *((f"### Thresholds\n\n{_thresholds(run, report)}",) if report.thresholds else ()),
         *(
             (f"### Calibration\n\n{_calibration(report.calibration)}",)
             if report.calibration is not None
@@ -209,6 +210,21 @@ def _confusion(report: EvaluationReport) -> str:
     ]
     return "Rows: the true class; columns: the predicted one.\n\n" + _table(
         ("", *report.labels), rows
+    )
+
+
+def _thresholds(run: Run, report: EvaluationReport) -> str:
+    how = "as the manifest has them"
+    if run.evaluation.threshold == "tune":
+        how = "chosen on the select rows for macro F1"
+    rows = [(label, f"{value:.6f}") for label, value in report.thresholds.items()]
+    other = ""
+    if len(report.thresholds) == 1 and len(report.labels) == 2:
+        other = f" Below it `{_cell(report.labels[0])}` is told."
+    return (
+        f"{_table(('label', 'told from a probability of'), rows)}\n\nThe figures above are with "
+        f"these thresholds, {how}.{other} A pipeline gives probabilities and does not apply them: "
+        "compare its scores with `model.model.config.thresholds`."
     )
 
 

@@ -106,6 +106,7 @@ class Evidence:
     groups: tuple[GroupTable, ...]
     calibration: Diagram | None
     metrics: tuple[tuple[str, str], ...]
+    thresholds: str
     labels: tuple[str, ...]
     matrix: tuple[tuple[Cell, ...], ...]
     confusions: tuple[Confusion, ...]
@@ -132,6 +133,9 @@ def evidence(facts: PageFacts) -> Evidence | None:
             (title(metric), figures.interval(report.metrics[metric]))
             for metric in TASKS[report.task].metrics
             if metric in report.metrics
+        ),
+        thresholds=", ".join(
+            f"{label} {figures.score(value)}" for label, value in report.thresholds.items()
         ),
         labels=report.labels,
         matrix=() if wide else tuple(_row(i, row) for i, row in enumerate(report.confusion_matrix)),
