@@ -196,6 +196,11 @@ def test_every_group_is_held_to_a_requirement_on_groups(
     assert result.required == requirement.max_shortfall
 
 
+def test_to_be_selected_more_often_than_the_rest_is_a_difference_too() -> None:
+    (result,) = judge(TASK, (shortfall(Metric.SELECTION_RATE, 0.19),), grouped(GROUPS[0]))
+    assert (result.passed, result.measured) == (False, 0.2)
+
+
 @pytest.mark.parametrize(
     ("insufficient", "most", "passed", "named"),
     [
