@@ -81,7 +81,7 @@ def test_a_rows_labels_are_kept_whole_and_none_is_a_target_too(done: Done) -> No
 
 def test_figures_follow_from_the_kept_predictions(done: Done) -> None:
     compared = recompute(done.workspace.path(LAYOUT.output))
-    assert {"microF1", "macroF1", "loss", "tfidf_errorReduction"} <= compared
+    assert {"microF1", "macroF1", "loss", "majority_errorReduction"} <= compared
     assert [one.name for one in done.report.baselines] == [Baseline.MAJORITY, Baseline.TFIDF]
     names = done.report.labels
     thresholds = [done.report.thresholds[name] for name in names]

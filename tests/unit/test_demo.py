@@ -52,6 +52,29 @@ def test_the_manifests_hold_by_the_contract() -> None:
     assert [entry.name for entry in card.spec.entries] == ["local"]
 
 
+def test_the_job_of_all_domains_asks_for_the_columns_that_are_written() -> None:
+    job = FineTuneJob.model_validate(yaml.safe_load((DEMO / "domains.yaml").read_text()))
+    evaluation, columns = job.spec.evaluation, job.spec.dataset.columns
+    assert evaluation.groups == ("domain",)
+    assert {*evaluation.groups, columns.group, columns.id} <= set(prepare.SENTENCE_COLUMNS)
+    assert "domain" in {rule.group for rule in evaluation.gate}
+    assert len(prepare.DOMAINS) == 4
+
+
+def test_sentences_of_one_document_stay_one_document_and_ids_differ_between_domains() -> None:
+    one = list(prepare.read_ratings(b"3_1\t2.5\tgood\n3_2\t-1\tbad"))
+    rows = csv.DictReader(
+        io.StringIO(prepare.as_csv_of_domains({"editorials": one, "tweets": one}).decode())
+    )
+    read = [(row["id"], row["domain"], row["document"]) for row in rows]
+    assert read == [
+        ("editorials 3_1", "editorials", "editorials 3"),
+        ("editorials 3_2", "editorials", "editorials 3"),
+        ("tweets 3_1", "tweets", "tweets 3"),
+        ("tweets 3_2", "tweets", "tweets 3"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("rating", "label"),
     [
