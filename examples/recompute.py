@@ -2,7 +2,8 @@
 
 `python examples/recompute.py FOLDER` takes the `output` folder of a job's workspace, prints each
 figure of the report beside what comes out here, and ends with 1 if any differs or is missing. It
-shares no code with the trainer. For one task it takes some twenty lines: read the one you need.
+shares no code with the trainer, and needs what its image has. For one task it takes some twenty
+lines: read the one you need.
 """
 
 import json
