@@ -605,7 +605,7 @@ class Evaluation(Contract):
         bool,
         Field(
             description="Keep the test rows' texts beside their predictions, and of language "
-            "models some rows as they are learned and answered; ids stay anyway."
+            "models some rows as they are learned and answered; ids and groups stay anyway."
         ),
     ] = True
 

@@ -85,3 +85,21 @@ def test_the_group_on_which_it_fails_is_found_and_fails_the_gate(
     assert fair.measured == pytest.approx(-irony.difference.value)
     assert by_origin.passed
     assert not job.workspace.path(LAYOUT.output_model).exists()
+
+
+def test_with_a_test_set_of_its_own_only_that_needs_the_column(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    made = [(f"r{i}", text, label) for i, (text, label) in enumerate(sentences(160))]
+    own = ["id,text,label,style"]
+    own += [
+        f"t{i},{text},{label},{style}"
+        for (i, text, label), style in zip(made[100:], "ab" * 30, strict=True)
+    ]
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "test.csv").write_text("\n".join(own))
+    rows = [("id", "text", "label"), *made[:100]]
+    asked = {"groups": ("style",)}
+    job = a_prepared_job(tmp_path / "job", tiny_model, rows, asked, test="test.csv")
+    test = load_from_disk(str(job.workspace.path(LAYOUT.test)))
+    assert sorted(set(map(tuple, test["groups"]))) == [("a",), ("b",)]
