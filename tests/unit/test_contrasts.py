@@ -218,6 +218,20 @@ def test_a_group_with_fewer_than_30_rows_is_not_compared() -> None:
     assert one.p_values[0] == 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("counted", [0, 1, 60])
+@pytest.mark.parametrize("is_share", [True, False])
+@pytest.mark.parametrize("clustered", [True, False])
+def test_values_that_are_all_the_same_or_hardly_there_differ_nowhere(
+    counted: int, *, is_share: bool, clustered: bool
+) -> None:
+    rows = RowValues(values=np.ones(60), counted=np.arange(60) < counted, is_share=is_share)
+    cluster = np.arange(60) // 2 if clustered else None
+    one = contrast(rows, Grouping(group=np.arange(60) // 30, groups=2, cluster=cluster))
+    assert one.p_values.tolist() == [1, 1]
+    assert one.comparable.tolist() == [counted == 60] * 2
+
+
 def test_a_faultless_group_is_not_certain() -> None:
     one = one_sided([40, 190], [40, 200])
     assert one.group.low[0] < 0.93, "Wilson's: 0.912"

@@ -188,7 +188,7 @@ def _intracluster(sums: _Sums, rest: _Sums) -> Floats:
         left = sum(np.nan_to_num(one.values - mean * one.rows) for one, mean in sides)
         spread = sum(np.nan_to_num(one.rows.sum(axis=0) * mean * (1 - mean)) for one, mean in sides)
         rows = sums.rows + rest.rows
-        clusters = len(rows)
+        clusters = np.float64(len(rows))
         design = clusters / (clusters - 1) * np.square(left).sum(axis=0) / spread
         size = np.square(rows).sum(axis=0) / rows.sum(axis=0)
         alike = (design - 1) / (size - 1)
@@ -256,8 +256,8 @@ def _permuted(sums: _Sums, rest: _Sums) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         mean = (sums.values + rest.values).sum(axis=0) / rows.sum(axis=0)
         left = (sums.values + rest.values) - mean * rows
-        total, drawn = len(rows), (sums.rows > 0).sum(axis=0)
-        second, third = (left**2).mean(axis=0), (left**3).mean(axis=0)
+        total, drawn = np.float64(len(rows)), (sums.rows > 0).sum(axis=0)
+        second, third = (left**2).sum(axis=0) / total, (left**3).sum(axis=0) / total
         variance = drawn * (total - drawn) / (total - 1) * second
         moment = variance * (total - 2 * drawn) / (total - 2) * third / second
         scale = np.sqrt(variance)
