@@ -19,7 +19,9 @@ from finetune_api.job import Offload, Precision
 from finetune_api.report import ModelFacts
 
 FRAGMENTATION = 0.10
-"""Share added for what the allocator holds and can't use, and for communication buckets."""
+"""Share added for what the allocator holds and can't use."""
+
+_MOST_BUCKET_ELEMENTS = 50_000_000
 
 RUNTIME_BYTES = 1 << 30
 """Of each rank, whatever the model: the device's context, kernels and communicators."""
@@ -73,6 +75,7 @@ class MemoryBreakdown:
     weights: int
     gathered: int
     gradients: int
+    buckets: int
     optimizer: int
     activations: int
     logits: int
@@ -90,13 +93,15 @@ def memory_per_rank(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
     states = _states(model, shape)
     activations = shape.micro_batch_size * _activations_per_row(model, shape)
     answers = shape.micro_batch_size * (shape.sequence_length if model.per_token else 1)
-    logits = answers * model.classes * (shape.element + 2 * _FP32)
-    held = sum(states) + activations + logits
+    logits = answers * model.classes * (2 * shape.element + 2 * _FP32)
+    buckets = _buckets(model, shape)
+    held = sum(states) + buckets + activations + logits
     weights, gathered, gradients, optimizer = states
     return MemoryBreakdown(
         weights=weights,
         gathered=gathered,
         gradients=gradients,
+        buckets=buckets,
         optimizer=optimizer,
         activations=activations,
         logits=logits,
@@ -129,6 +134,18 @@ def _states(model: ModelFacts, shape: Shape) -> tuple[int, int, int, int]:
         _share(gradients, shape) if shape.zero_stage >= 2 else gradients,
         _share(optimizer, shape) if shape.zero_stage >= 1 else optimizer,
     )
+
+
+def bucket_elements(trainable_parameters: int) -> int:
+    """Gradients that are exchanged at once: all, up to a bound above which it gets no faster."""
+    return min(trainable_parameters, _MOST_BUCKET_ELEMENTS)
+
+
+def _buckets(model: ModelFacts, shape: Shape) -> int:
+    """The buffer that ZeRO gathers gradients in before it exchanges them."""
+    if shape.zero_stage == 0:
+        return 0
+    return shape.element * bucket_elements(model.trainable_parameters)
 
 
 def _optimizer(model: ModelFacts, shape: Shape) -> int:

@@ -241,7 +241,11 @@ def _load(
     """
     training = run.training.model_copy(update={"accumulation_steps": accumulation_steps})
     arguments = training_arguments(
-        training, output=store.root, total_steps=steps, device=gang.device
+        training,
+        output=store.root,
+        total_steps=steps,
+        device=gang.device,
+        trainable_parameters=report.model.trainable_parameters,
     )
     loaded = load_model(
         folder,

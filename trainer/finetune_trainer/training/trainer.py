@@ -230,7 +230,12 @@ class FineTuneTrainer(Trainer):
 
 
 def training_arguments(
-    training: RunTraining, *, output: Path, total_steps: int, device: torch.device
+    training: RunTraining,
+    *,
+    output: Path,
+    total_steps: int,
+    device: torch.device,
+    trainable_parameters: int,
 ) -> TrainingArguments:
     """The Trainer's settings. Made before the model is loaded, for ZeRO 3 scatters it on the way.
 
@@ -263,7 +268,12 @@ def training_arguments(
         activation_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=training.compile,
         use_cpu=device.type == "cpu",
-        deepspeed=deepspeed_config(training, precision=precision, device=device),
+        deepspeed=deepspeed_config(
+            training,
+            precision=precision,
+            device=device,
+            trainable_parameters=trainable_parameters,
+        ),
         ignore_data_skip=True,
         logging_nan_inf_filter=False,
         logging_strategy="no",
