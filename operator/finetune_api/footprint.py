@@ -173,7 +173,9 @@ def _largest_module(model: ModelFacts) -> int:
 
 
 def _activations_per_row(model: ModelFacts, shape: Shape) -> int:
-    """Bytes kept for the backward pass of one row of ``sequence_length`` tokens.
+    """Bytes kept for the backward pass of one row of ``sequence_length`` tokens, or of one image.
+
+    What is kept of an image was counted on the model's shapes, whatever its architecture.
 
     Per layer and token, in numbers of the pass's precision: input of the projections, query, key,
     value and attention's output (5 h), two norms (2 h), the MLP's input (h), its two inner values
@@ -181,6 +183,11 @@ def _activations_per_row(model: ModelFacts, shape: Shape) -> int:
     paper. Its 5 a s, the scores, are replaced by fused attention's one fp32 number per head. With
     LoRA a layer keeps its input for the small matrix instead of for itself.
     """
+    if model.image is not None:
+        kept = model.image.activations
+        if shape.activation_checkpointing:
+            kept = model.image.recomputed_activations or kept
+        return kept * shape.element
     hidden, inner = model.hidden_size, model.intermediate_size
     per_token = (8 * hidden + 2 * inner) * shape.element + 2 * hidden
     per_token += model.attention_heads * _FP32
@@ -199,7 +206,12 @@ def step_flops(model: ModelFacts, *, global_batch_size: int, sequence_length: in
     length per token for attention, which is not halved for masks. Embedding tables are looked up,
     not multiplied, and don't count: in a small encoder they are half of the parameters. A model
     that shares its layers' weights does more.
+
+    Of images: three times the forward pass, which was counted on the model's shapes; twice where
+    the weights are frozen.
     """
+    if model.image is not None:
+        return global_batch_size * (2 if _is_adapted(model) else 3) * model.image.forward_flops
     tables = model.hidden_size * (model.vocabulary + (model.max_positions or 0))
     multiplied = max(model.parameters - tables, 0)
     attention = 12 * model.layers * model.hidden_size * sequence_length

@@ -16,6 +16,7 @@ class Task(StrEnum):
     MULTI_LABEL_CLASSIFICATION = "multi-label-classification"
     TEXT_REGRESSION = "text-regression"
     CAUSAL_LM = "causal-lm"
+    IMAGE_CLASSIFICATION = "image-classification"
 
 
 class Metric(StrEnum):
@@ -47,6 +48,7 @@ class Baseline(StrEnum):
     MAJORITY = "majority"
     MEAN = "mean"
     TFIDF = "tfidf"
+    PIXELS = "pixels"
     UNTUNED = "untuned"
 
 
@@ -145,6 +147,7 @@ BASELINES: Mapping[Baseline, str] = {
     Baseline.MAJORITY: "the majority class",
     Baseline.MEAN: "the mean of the training rows",
     Baseline.TFIDF: "tuned TF-IDF",
+    Baseline.PIXELS: "tuned pixels and edges",
     Baseline.UNTUNED: "the untuned model",
 }
 
@@ -172,8 +175,8 @@ class TaskFacts:
     are told of baselines too. Of ``baselines`` the last is the one to beat: a requirement on
     errorReduction goes against it by default. ``error`` is what errorReduction counts, and
     ``classes`` what one line of a report's per-class table is of; unset where there are none.
-    ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets, and
-    ``packs`` says that several rows may share a sequence.
+    ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets; a task
+    on images has no tokens. ``packs`` says that several rows may share a sequence.
     """
 
     model: str
@@ -183,7 +186,7 @@ class TaskFacts:
     error: ErrorWords
     classes: str | None
     learning_rate: float
-    max_length: int = 256
+    max_length: int | None = 256
     packs: bool = False
 
     @property
@@ -254,5 +257,23 @@ TASKS: Mapping[Task, TaskFacts] = {
         learning_rate=1e-5,
         max_length=2048,
         packs=True,
+    ),
+    Task.IMAGE_CLASSIFICATION: TaskFacts(
+        model="image classifier",
+        metrics=(
+            Metric.ACCURACY,
+            Metric.BALANCED_ACCURACY,
+            Metric.MACRO_F1,
+            Metric.MCC,
+            Metric.LOSS,
+            Metric.CALIBRATION_ERROR,
+            Metric.BRIER,
+        ),
+        compared=(Metric.ACCURACY, Metric.MACRO_F1),
+        baselines=(Baseline.MAJORITY, Baseline.PIXELS),
+        error=ERRORS,
+        classes="class",
+        learning_rate=5e-5,
+        max_length=None,
     ),
 }

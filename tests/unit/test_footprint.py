@@ -13,7 +13,7 @@ from finetune_api.job import Offload, Precision
 from finetune_api.report import ModelFacts
 
 
-def facts(**changes: int) -> ModelFacts:
+def facts(**changes: Any) -> ModelFacts:
     """Give a model of round numbers: 10,000 parameters, of which 6,400 in tables."""
     known = {
         "parameters": 10_000,
@@ -283,3 +283,20 @@ def test_bf16_never_takes_more_than_fp32_under_zero(model: ModelFacts, one: Shap
 def test_what_is_not_resolved_has_no_footprint(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         replace(shape(), **changes)
+
+
+IMAGES = {"activations": 5_000, "recomputed_activations": 1_200, "forward_flops": 70_000}
+
+
+def test_what_an_image_costs_is_what_was_counted_on_the_models_shapes() -> None:
+    model = facts(image=IMAGES, vocabulary=0, attention_heads=0, intermediate_size=0)
+    kept = memory_per_rank(model, shape()).activations
+    assert kept == 4 * 5_000 * 2, "four images of a micro-batch, two bytes a number"
+    again = replace(shape(), activation_checkpointing=True)
+    assert memory_per_rank(model, again).activations == 4 * 1_200 * 2
+    unable = facts(image=IMAGES | {"recomputed_activations": None})
+    assert memory_per_rank(unable, again).activations == kept
+    flops = footprint.step_flops(model, global_batch_size=8, sequence_length=1)
+    assert flops == 8 * 3 * 70_000
+    adapted = model.model_copy(update={"trainable_parameters": 100})
+    assert footprint.step_flops(adapted, global_batch_size=8, sequence_length=1) == 8 * 2 * 70_000

@@ -108,6 +108,7 @@ class Evidence:
     class_title: str
     classes: tuple[ClassRow, ...]
     answers: tuple[Generation, ...]
+    mistakes: tuple[tuple[str, ...], ...]
 
 
 def evidence(facts: PageFacts) -> Evidence | None:
@@ -140,6 +141,10 @@ def evidence(facts: PageFacts) -> Evidence | None:
             for c in report.per_class
         ),
         answers=report.generations,
+        mistakes=tuple(
+            (one.row_id, one.truth, one.predicted, figures.with_percent(one.probability))
+            for one in report.mistakes
+        ),
     )
 
 
