@@ -124,6 +124,11 @@ constraints: $(UV) ## Resolve the pinned packages anew (UPGRADE=--upgrade for ne
 	@$(UV) pip compile pyproject.toml $(RESOLVE) --extra operator -c constraints/dev.txt -o constraints/operator.txt
 	@$(UV) pip compile pyproject.toml $(RESOLVE) --extra trainer -c constraints/dev.txt -o constraints/trainer.txt
 
+.PHONY: bench-memory
+bench-memory: env ## Measure what training holds against the memory estimate, on CPU ranks (half an hour)
+	@echo "bench-memory: real trainings of random models; every allocation of torch is counted"
+	@PYTHONPATH=tests $(BIN)/python tests/bench/memory.py 2>/dev/null
+
 .PHONY: mutants
 mutants: env ## Break the core and the cost code at random and count what the unit tests notice
 	@echo "mutants: core/ and cost/ against their tests in tests/unit, in a copy under .cache/mutants (long)"

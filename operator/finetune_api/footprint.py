@@ -19,7 +19,9 @@ from finetune_api.job import Offload, Precision
 from finetune_api.report import ModelFacts
 
 FRAGMENTATION = 0.10
-"""Share added for what the allocator holds and can't use, and for communication buckets."""
+"""Share added for what the allocator holds and can't use."""
+
+_MOST_BUCKET_ELEMENTS = 50_000_000
 
 RUNTIME_BYTES = 1 << 30
 """Of each rank, whatever the model: the device's context, kernels and communicators."""
@@ -73,6 +75,7 @@ class MemoryBreakdown:
     weights: int
     gathered: int
     gradients: int
+    buckets: int
     optimizer: int
     activations: int
     logits: int
@@ -90,13 +93,15 @@ def memory_per_rank(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
     states = _states(model, shape)
     activations = shape.micro_batch_size * _activations_per_row(model, shape)
     answers = shape.micro_batch_size * (shape.sequence_length if model.per_token else 1)
-    logits = answers * model.classes * (shape.element + 2 * _FP32)
-    held = sum(states) + activations + logits
+    logits = answers * model.classes * (2 * shape.element + 2 * _FP32)
+    buckets = _buckets(model, shape)
+    held = sum(states) + buckets + activations + logits
     weights, gathered, gradients, optimizer = states
     return MemoryBreakdown(
         weights=weights,
         gathered=gathered,
         gradients=gradients,
+        buckets=buckets,
         optimizer=optimizer,
         activations=activations,
         logits=logits,
@@ -131,6 +136,18 @@ def _states(model: ModelFacts, shape: Shape) -> tuple[int, int, int, int]:
     )
 
 
+def bucket_elements(trainable_parameters: int) -> int:
+    """Gradients that are exchanged at once: all, up to a bound above which it gets no faster."""
+    return min(trainable_parameters, _MOST_BUCKET_ELEMENTS)
+
+
+def _buckets(model: ModelFacts, shape: Shape) -> int:
+    """The buffer that ZeRO gathers gradients in before it exchanges them."""
+    if shape.zero_stage == 0:
+        return 0
+    return shape.element * bucket_elements(model.trainable_parameters)
+
+
 def _optimizer(model: ModelFacts, shape: Shape) -> int:
     return (_ADAM_MOMENTS + (_FP32 if shape.own_copy else 0)) * model.trainable_parameters
 
@@ -156,7 +173,9 @@ def _largest_module(model: ModelFacts) -> int:
 
 
 def _activations_per_row(model: ModelFacts, shape: Shape) -> int:
-    """Bytes kept for the backward pass of one row of ``sequence_length`` tokens.
+    """Bytes kept for the backward pass of one row of ``sequence_length`` tokens, or of one image.
+
+    What is kept of an image was counted on the model's shapes, whatever its architecture.
 
     Per layer and token, in numbers of the pass's precision: input of the projections, query, key,
     value and attention's output (5 h), two norms (2 h), the MLP's input (h), its two inner values
@@ -164,6 +183,11 @@ def _activations_per_row(model: ModelFacts, shape: Shape) -> int:
     paper. Its 5 a s, the scores, are replaced by fused attention's one fp32 number per head. With
     LoRA a layer keeps its input for the small matrix instead of for itself.
     """
+    if model.image is not None:
+        kept = model.image.activations
+        if shape.activation_checkpointing:
+            kept = model.image.recomputed_activations or kept
+        return kept * shape.element
     hidden, inner = model.hidden_size, model.intermediate_size
     per_token = (8 * hidden + 2 * inner) * shape.element + 2 * hidden
     per_token += model.attention_heads * _FP32
@@ -182,7 +206,12 @@ def step_flops(model: ModelFacts, *, global_batch_size: int, sequence_length: in
     length per token for attention, which is not halved for masks. Embedding tables are looked up,
     not multiplied, and don't count: in a small encoder they are half of the parameters. A model
     that shares its layers' weights does more.
+
+    Of images: three times the forward pass, which was counted on the model's shapes; twice where
+    the weights are frozen.
     """
+    if model.image is not None:
+        return global_batch_size * (2 if _is_adapted(model) else 3) * model.image.forward_flops
     tables = model.hidden_size * (model.vocabulary + (model.max_positions or 0))
     multiplied = max(model.parameters - tables, 0)
     attention = 12 * model.layers * model.hidden_size * sequence_length

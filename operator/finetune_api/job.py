@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints
 from finetune_api import API_VERSION
 from finetune_api.compute import Compute
 from finetune_api.health import EarlyStopping, Health
+from finetune_api.images import Augmentation, BatchNorm
 from finetune_api.lora import Lora, Method
 from finetune_api.markers import (
     NAME_FORM,
@@ -176,6 +177,13 @@ class Columns(Contract):
         ShortText | None,
         Field(description="causal-lm: the column with a chat's tools, as a list or as its JSON."),
     ] = None
+    image: Annotated[
+        ShortText | None,
+        Field(
+            description="image-classification: the column with the image, as its bytes or as a "
+            "path from the file's own folder (recipe: image; in a file called metadata file_name)."
+        ),
+    ] = None
     id: Annotated[
         ShortText | None,
         Field(description="A column that names the row in reports; by default its row number."),
@@ -202,12 +210,12 @@ class Cleaning(Contract):
         int, Field(ge=1, le=10_000, description="Rows with a shorter text are dropped.")
     ] = 1
     deduplicate: Annotated[
-        bool, Field(description="Keep one of the rows that have the same text and the same label.")
+        bool, Field(description="Keep one of the rows that have the same input and the same label.")
     ] = True
     conflicts: Annotated[
         Literal["drop", "keep"],
         Field(
-            description="What happens to equal texts with different labels; a question may have "
+            description="What happens to equal inputs with different labels; a question may have "
             "several answers, so that causal-lm keeps them."
         ),
     ] = "drop"
@@ -302,8 +310,9 @@ class Dataset(Contract):
         Field(
             ge=0,
             le=100,
-            description="causal-lm: the most rows that may be left out because they are too long "
-            "or because no token of them is learned; more are an error (recipe: 5).",
+            description="The most rows that may be left out; more are an error (recipe: 5). "
+            "causal-lm: because they are too long, or no token of them is learned. "
+            "image-classification: because they hold no image that can be used.",
         ),
     ] = None
     split: Annotated[Split, Field(description="Shares of the three roles.")] = Split()
@@ -321,7 +330,12 @@ class Dataset(Contract):
     Cel(
         "!(has(self.epochs) && has(self.maxSteps))",
         "training.epochs and training.maxSteps exclude each other: keep one",
-    )
+    ),
+    Cel(
+        "!has(self.batchNorm) || self.batchNorm == 'frozen' || !self.activationCheckpointing",
+        "training.activationCheckpointing would count each batch twice in the statistics of "
+        "training.batchNorm train: keep one",
+    ),
 )
 class Training(Contract):
     """How the model learns. What is left out comes from the task's recipe; see status.resolved."""
@@ -338,7 +352,8 @@ class Training(Contract):
         Field(
             gt=0,
             le=1,
-            description="Peak learning rate of AdamW (recipe: 3e-5; with method lora 2e-4).",
+            description="Peak learning rate of AdamW (recipe: 3e-5, causal-lm 1e-5, "
+            "image-classification 5e-5; with method lora 2e-4).",
         ),
     ] = None
     global_batch_size: Annotated[
@@ -393,7 +408,7 @@ class Training(Contract):
             ge=8,
             le=131_072,
             description="Tokens per row; longer rows are cut, counted (recipe: 256, causal-lm "
-            "2048).",
+            "2048). Images have none.",
         ),
     ] = None
     truncation: Annotated[
@@ -415,6 +430,19 @@ class Training(Contract):
     dropout: Annotated[
         float | None,
         Field(ge=0, lt=1, description="Overrides every dropout rate of the model's configuration."),
+    ] = None
+    augmentation: Annotated[
+        Augmentation | None,
+        Field(description="image-classification: how training images are varied (recipe: not)."),
+    ] = None
+    batch_norm: Annotated[
+        BatchNorm | None,
+        Field(
+            description="image-classification: the statistics of batch normalization. frozen: they "
+            "stay the model's own, and results don't depend on the ranks. train: each rank "
+            "normalizes by its micro-batch, and all keep their mean; for models that begin anew "
+            "(recipe: frozen)."
+        ),
     ] = None
     evals_per_epoch: Annotated[
         int,
@@ -716,11 +744,23 @@ def _task_rules(task: Task) -> Iterator[Cel]:
 _LANGUAGE_FIELDS = (
     "dataset.columns.prompt",
     "dataset.columns.messages",
-    "dataset.maxDroppedPercent",
     "training.truncation",
     "training.packing",
 )
 """Fields that only language models obey."""
+
+_IMAGE_FIELDS = ("dataset.columns.image", "training.augmentation", "training.batchNorm")
+"""Fields that only models of images obey."""
+
+_COUNTS_DROPPED = (Task.CAUSAL_LM.value, Task.IMAGE_CLASSIFICATION.value)
+_NOT_OF_IMAGES = (
+    ("dataset.cleaning.markup", "self.dataset.cleaning.markup"),
+    ("dataset.cleaning.unicodeForm", "self.dataset.cleaning.unicodeForm == 'NFC'"),
+    ("dataset.cleaning.minCharacters", "self.dataset.cleaning.minCharacters == 1"),
+    ("dataset.columns.text", "self.dataset.columns.text == 'text'"),
+    ("training.maxLength", "!has(self.training.maxLength)"),
+)
+"""What only texts have, and what of it is as if it were not set."""
 
 
 def _language_rules() -> Iterator[Cel]:
@@ -730,9 +770,27 @@ def _language_rules() -> Iterator[Cel]:
             f"{field} goes with task {Task.CAUSAL_LM.value}; leave it out",
         )
     yield Cel(
+        f"self.task in {list(_COUNTS_DROPPED)} || !has(self.dataset.maxDroppedPercent)",
+        f"dataset.maxDroppedPercent goes with tasks {' and '.join(_COUNTS_DROPPED)}; leave it out",
+    )
+    yield Cel(
         f"self.task != '{Task.CAUSAL_LM.value}' || self.dataset.split.strategy == 'hash'",
         f"dataset.split.strategy: {Task.CAUSAL_LM.value} has no classes to stratify by; set hash",
     )
+
+
+def _image_rules() -> Iterator[Cel]:
+    task = Task.IMAGE_CLASSIFICATION.value
+    for field in _IMAGE_FIELDS:
+        yield Cel(
+            f"self.task == '{task}' || !has(self.{field})",
+            f"{field} goes with task {task}; leave it out",
+        )
+    for field, unset in _NOT_OF_IMAGES:
+        yield Cel(
+            f"self.task != '{task}' || {unset}",
+            f"{field} is for texts, which {task} has none of; leave it out",
+        )
 
 
 @rules(
@@ -745,6 +803,7 @@ def _language_rules() -> Iterator[Cel]:
     ),
     *(rule for task in TASKS for rule in _task_rules(task)),
     *_language_rules(),
+    *_image_rules(),
     Cel(
         f"self.task != '{Task.TEXT_CLASSIFICATION.value}' || !has(self.evaluation.threshold) || "
         "self.dataset.labels.size() <= 2",

@@ -292,6 +292,34 @@ class TokenStatistics(Contract):
     ] = None
 
 
+class Spread(Contract):
+    """How a measure is spread over rows."""
+
+    min: Count
+    """The least."""
+    median: float
+    """The median."""
+    max: Count
+    """The greatest."""
+
+
+class ImageStatistics(Contract):
+    """The training images, as they were before the model's processor made them alike."""
+
+    width: Spread
+    """Pixels from left to right."""
+    height: Spread
+    """Pixels from top to bottom."""
+    modes: Annotated[
+        dict[Label, Count],
+        Field(max_length=20, description="Images by how they hold color (RGB, L for gray, …)."),
+    ]
+    read_width: Size
+    """Pixels from left to right that the model reads."""
+    read_height: Size
+    """Pixels from top to bottom that the model reads."""
+
+
 class DataReport(Contract):
     """What became of the rows: read, changed, dropped, split."""
 
@@ -320,6 +348,9 @@ class DataReport(Contract):
         TargetStatistics | None, Field(description="Set where the target is a number.")
     ] = None
     tokens: TokenStatistics | None = None
+    images: Annotated[ImageStatistics | None, Field(description="Set where rows are images.")] = (
+        None
+    )
     data_digest: Annotated[Digest, Field(description="Of the source bytes.")]
     split_digest: Annotated[Digest, Field(description="Of row ids and roles.")]
 
@@ -327,6 +358,22 @@ class DataReport(Contract):
     def steps_count_in(self) -> int:
         """Examples of an epoch: rows, or what the task makes of them."""
         return self.train_rows if self.train_examples is None else self.train_examples
+
+
+class ImageFacts(Contract):
+    """What one image costs a model, counted on its shapes without its weights."""
+
+    activations: Size
+    """Numbers that are kept for the backward pass."""
+    recomputed_activations: Annotated[
+        Size | None,
+        Field(
+            description="Numbers at the peak where activations are computed again: every layer's "
+            "input and one layer whole. Unset where the architecture can't."
+        ),
+    ] = None
+    forward_flops: Size
+    """Floating-point operations of the forward pass."""
 
 
 class ModelFacts(Contract):
@@ -341,21 +388,22 @@ class ModelFacts(Contract):
     trainable_parameters: Size
     """Weights that training changes."""
     layers: Size
-    """Transformer blocks."""
+    """Transformer blocks, or blocks of a convolutional network."""
     hidden_size: Size
-    """Width of the residual stream."""
-    intermediate_size: Size
-    """Width of the feed-forward layers."""
-    attention_heads: Size
-    """Attention heads per block."""
-    vocabulary: Size
-    """Tokens that it knows."""
+    """Width of the residual stream; of a model of images that of its last layer."""
+    intermediate_size: Count
+    """Width of the feed-forward layers; 0 where a model of images was counted on its shapes."""
+    attention_heads: Count
+    """Attention heads per block; likewise."""
+    vocabulary: Count
+    """Tokens that it knows; none of a model of images."""
     max_positions: Size | None = None
     """Longest input, in tokens."""
     classes: Size
     """Outputs of the head; of a language model its vocabulary."""
     per_token: bool = False
     """Whether the head answers for each token, and not once for a row."""
+    image: Annotated[ImageFacts | None, Field(description="Set for models of images.")] = None
 
 
 class BaselineFit(Contract):
@@ -586,6 +634,17 @@ class Generation(Contract):
     """What the untuned model answered."""
 
 
+class Mistake(Contract):
+    """A test row that the model took for another class."""
+
+    row_id: ShortText
+    truth: ShortText
+    """Its class."""
+    predicted: ShortText
+    """The class that the model chose."""
+    probability: Annotated[float, Field(ge=0, le=1, description="Of the class that it chose.")]
+
+
 class EvaluationReport(Contract):
     """The evaluate step's whole result; lies beside the model."""
 
@@ -626,6 +685,10 @@ class EvaluationReport(Contract):
     generations: Annotated[
         tuple[Generation, ...],
         Field(max_length=16, description="Of language models, unless keepPredictions is false."),
+    ] = ()
+    mistakes: Annotated[
+        tuple[Mistake, ...],
+        Field(max_length=10, description="Of images: those that the model was surest of."),
     ] = ()
     gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()
     passed: bool

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.health import EarlyStopping, Health
+from finetune_api.images import Augmentation, BatchNorm
 from finetune_api.job import (
     Dataset,
     Evaluation,
@@ -48,10 +49,13 @@ class RunTraining(Contract):
     precision: Precision
     activation_checkpointing: bool
     compile: bool
-    max_length: int
+    max_length: int | None
+    """Tokens of the longest example; unset for images."""
     truncation: Truncation | None = None
     packing: bool = False
     dropout: float | None
+    augmentation: Augmentation | None = None
+    batch_norm: BatchNorm = BatchNorm.FROZEN
     evals_per_epoch: int
     early_stopping: EarlyStopping | None
     health: Health

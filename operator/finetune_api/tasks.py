@@ -16,6 +16,7 @@ class Task(StrEnum):
     MULTI_LABEL_CLASSIFICATION = "multi-label-classification"
     TEXT_REGRESSION = "text-regression"
     CAUSAL_LM = "causal-lm"
+    IMAGE_CLASSIFICATION = "image-classification"
 
 
 class Metric(StrEnum):
@@ -54,6 +55,7 @@ class Baseline(StrEnum):
     MAJORITY = "majority"
     MEAN = "mean"
     TFIDF = "tfidf"
+    PIXELS = "pixels"
     UNTUNED = "untuned"
 
 
@@ -163,6 +165,7 @@ BASELINES: Mapping[Baseline, str] = {
     Baseline.MAJORITY: "the majority class",
     Baseline.MEAN: "the mean of the training rows",
     Baseline.TFIDF: "tuned TF-IDF",
+    Baseline.PIXELS: "tuned pixels and edges",
     Baseline.UNTUNED: "the untuned model",
 }
 
@@ -190,10 +193,10 @@ class TaskFacts:
     are told of baselines too. Of ``baselines`` the last is the one to beat: a requirement on
     errorReduction goes against it by default. ``error`` is what errorReduction counts, and
     ``classes`` what one line of a report's per-class table is of; unset where there are none.
-    ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets, and
-    ``packs`` says that several rows may share a sequence. Groups of rows are compared by
-    ``by_group``, of which the first is said of each group; without any they are not.
-    ``has_threshold`` says that a label is told from some probability on.
+    ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets; a task
+    on images has no tokens. ``packs`` says that several rows may share a sequence. Groups of rows
+    are compared by ``by_group``, of which the first is said of each group; without any they are
+    not. ``has_threshold`` says that a label is told from some probability on.
     """
 
     model: str
@@ -203,7 +206,7 @@ class TaskFacts:
     error: ErrorWords
     classes: str | None
     learning_rate: float
-    max_length: int = 256
+    max_length: int | None = 256
     packs: bool = False
     by_group: tuple[Metric, ...] = ()
     has_threshold: bool = False
@@ -281,5 +284,23 @@ TASKS: Mapping[Task, TaskFacts] = {
         learning_rate=1e-5,
         max_length=2048,
         packs=True,
+    ),
+    Task.IMAGE_CLASSIFICATION: TaskFacts(
+        model="image classifier",
+        metrics=(
+            Metric.ACCURACY,
+            Metric.BALANCED_ACCURACY,
+            Metric.MACRO_F1,
+            Metric.MCC,
+            Metric.LOSS,
+            Metric.CALIBRATION_ERROR,
+            Metric.BRIER,
+        ),
+        compared=(Metric.ACCURACY, Metric.MACRO_F1),
+        baselines=(Baseline.MAJORITY, Baseline.PIXELS),
+        error=ERRORS,
+        classes="class",
+        learning_rate=5e-5,
+        max_length=None,
     ),
 }

@@ -170,6 +170,7 @@ def _tolerating(**fields: Any) -> Object:
 
 _DATASET = {"train": "pvc://data/reviews.csv", "labels": ["good", "bad"]}
 _LANGUAGE = changed(JOB, {"spec.task": "causal-lm"})
+_IMAGES = changed(JOB, {"spec.task": "image-classification", "spec.dataset.train": "pvc://x/y"})
 _PROMPTS = {"prompt": "question", "completion": "answer"}
 _SEALED = changed(USAGE_RECORD, {"spec.sealed": True})
 _RUNNING = changed(JOB, {"status.attempt": 2, "status.phase": "Training"})
@@ -427,6 +428,66 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "training.packing goes with task",
         accepted=changed(_LANGUAGE, {"spec.training.packing": False}),
         rejected=changed(JOB, {"spec.training.packing": False}),
+    ),
+    RuleExample(
+        "dataset.columns.image goes with task",
+        accepted=changed(_IMAGES, {"spec.dataset.columns": {"image": "photo"}}),
+        rejected=changed(JOB, {"spec.dataset.columns": {"image": "photo"}}),
+    ),
+    RuleExample(
+        "training.augmentation goes with task",
+        accepted=changed(_IMAGES, {"spec.training.augmentation": {"horizontalFlip": True}}),
+        rejected=changed(JOB, {"spec.training.augmentation": {"horizontalFlip": True}}),
+    ),
+    RuleExample(
+        "training.batchNorm goes with task",
+        accepted=changed(_IMAGES, {"spec.training.batchNorm": "train"}),
+        rejected=changed(JOB, {"spec.training.batchNorm": "frozen"}),
+    ),
+    RuleExample(
+        "training.activationCheckpointing would count each batch twice",
+        accepted=changed(_IMAGES, {"spec.training": {"activationCheckpointing": True}}),
+        rejected=changed(
+            _IMAGES, {"spec.training": {"activationCheckpointing": True, "batchNorm": "train"}}
+        ),
+    ),
+    *(
+        RuleExample(
+            f"{field} is for texts",
+            accepted=changed(JOB, {f"spec.{field}": value}),
+            rejected=changed(_IMAGES, {f"spec.{field}": value}),
+        )
+        for field, value in (
+            ("dataset.cleaning.markup", False),
+            ("dataset.cleaning.unicodeForm", "NFKC"),
+            ("dataset.cleaning.minCharacters", 3),
+            ("dataset.columns.text", "caption"),
+            ("training.maxLength", 64),
+        )
+    ),
+    RuleExample(
+        "evaluation.groups: image-classification is not measured by groups",
+        accepted=_IMAGES,
+        rejected=changed(_IMAGES, {"spec.evaluation.groups": ["domain"]}),
+    ),
+    RuleExample(
+        "evaluation.threshold: image-classification tells no labels",
+        accepted=_IMAGES,
+        rejected=changed(_IMAGES, {"spec.evaluation.threshold": "0.5"}),
+    ),
+    RuleExample(
+        "evaluation.gate: image-classification is measured by",
+        accepted=changed(_IMAGES, {"spec.evaluation.gate": _gate(metric="macroF1")}),
+        rejected=changed(_IMAGES, {"spec.evaluation.gate": _gate(metric="rSquared")}),
+    ),
+    RuleExample(
+        "evaluation.gate: image-classification is compared with",
+        accepted=changed(
+            _IMAGES, {"spec.evaluation.gate": _gate(metric="errorReduction", against="pixels")}
+        ),
+        rejected=changed(
+            _IMAGES, {"spec.evaluation.gate": _gate(metric="errorReduction", against="tfidf")}
+        ),
     ),
     RuleExample(
         "dataset: causal-lm has no classes",

@@ -56,12 +56,19 @@ def write_rows(folder: Path, header: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def prepared(
-    folder: Path, model: Path, task: Task, training: dict[str, Any], **dataset: Any
+    folder: Path,
+    model: Path,
+    task: Task,
+    training: dict[str, Any],
+    lora: dict[str, Any] | None = None,
+    **dataset: Any,
 ) -> PrepareReport:
     """Run the prepare step on the rows of a job's folder."""
     if not (folder / "claims").exists():
         shutil.copytree(model, folder / "claims" / "models" / "tiny-bert")
-    run = a_run(dataset={"train": ROWS} | dataset, task=task, training=training, model=MODEL)
+    run = a_run(
+        dataset={"train": ROWS} | dataset, task=task, training=training, model=MODEL, lora=lora
+    )
     environment = an_environment(folder, run, BASE=str(folder))
     return prepare(RankEnvironment.from_env(environment), run)
 
@@ -73,11 +80,12 @@ def through_all_steps(
     *,
     training: dict[str, Any],
     evaluation: dict[str, Any],
+    lora: dict[str, Any] | None = None,
     **dataset: Any,
 ) -> Done:
     """Prepare, train to the end of ``max_steps``, evaluate and export."""
-    made = prepared(folder, model, task, training, **dataset)
-    job = Job(folder, training, task=task)
+    made = prepared(folder, model, task, training, lora=lora, **dataset)
+    job = Job(folder, training, task=task, lora=lora)
     with pods(job, 1) as gang:
         code, said = gang[0].end()
     assert code == ExitCode.DONE, gang[0].log.read_text()
@@ -90,6 +98,7 @@ def through_all_steps(
         training=training,
         evaluation={"resamples": 400} | evaluation,
         best_checkpoint=said.train.checkpoint,
+        lora=lora,
     )
     environment = RankEnvironment.from_env(an_environment(folder, run, BASE=str(folder)))
     reference = evaluate(environment, run)

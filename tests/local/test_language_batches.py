@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def packed_rows(ranks: int = 1) -> PackedRows:
 def a_stream(
     ranks: int, rank: int = 0, first_step: int = 0, *, packed: bool
 ) -> StepStream | PackedStream:
-    place = {"rank": rank, "first_step": first_step, "total_steps": 3}
+    place: dict[str, Any] = {"rank": rank, "first_step": first_step, "total_steps": 3}
     if packed:
         return PackedStream(packed_rows(ranks), **place)
     return StepStream(ROWS, a_plan(ranks), **place)

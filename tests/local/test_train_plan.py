@@ -133,3 +133,19 @@ def test_evaluations_are_spread_evenly() -> None:
     )
     due = [step for step in range(1, 26) if cadence.evaluates_at(step)]
     assert due == [math.ceil(10 * k / 3) for k in (1, 2, 3)] + [14, 17, 20, 24, 25]
+
+
+@given(plans(), st.integers(0, 50))
+def test_what_fills_a_batch_up_is_its_rows_in_turn(plan: StepPlan, step: int) -> None:
+    """So that what is computed over a micro-batch (batch normalization) is not of one row alone."""
+    batch = plan.global_batch(step)
+    fillers = Counter(
+        int(row)
+        for rank in range(plan.world_size)
+        for micro in range(plan.accumulation_steps)
+        for share in [plan.micro_batch(step, micro, rank)]
+        for row in share.rows[~share.real]
+    )
+    assert fillers.keys() <= set(batch.tolist())
+    spread = [fillers[int(row)] for row in batch]
+    assert max(spread) - min(spread) <= 1

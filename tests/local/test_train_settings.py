@@ -18,10 +18,12 @@ from harness.trainer import a_run
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
 
-def config(device: torch.device = CPU, **training: Any) -> dict[str, Any]:
+def config(device: torch.device = CPU, trained: int = 1000, **training: Any) -> dict[str, Any]:
     run = a_run(dataset={"train": "rows.csv"}, step=Step.TRAIN, training=training)
     precision = Precision(training.get("precision", Precision.FP32))
-    return deepspeed_config(run.training, precision=precision, device=device)
+    return deepspeed_config(
+        run.training, precision=precision, device=device, trainable_parameters=trained
+    )
 
 
 def test_fp16_on_a_cpu_is_refused_with_what_to_take() -> None:
@@ -58,11 +60,19 @@ def test_what_is_offloaded_lies_in_host_memory_pinned_for_a_gpu(
             assert zero[key] == {"device": "cpu", "pin_memory": pinned}
 
 
+def test_a_buffer_of_gradients_is_no_larger_than_the_model_and_bounded() -> None:
+    for trained, expected in ((1000, 1000), (8_000_000_000, 50_000_000)):
+        zero = config(trained=trained)["zero_optimization"]
+        assert (zero["reduce_bucket_size"], zero["allgather_bucket_size"]) == (expected, expected)
+
+
 @pytest.mark.parametrize("wanted", [False, True])
 def test_activations_are_computed_again_and_the_model_compiled_where_that_is_asked(
     tmp_path: Path, *, wanted: bool
 ) -> None:
     training = {"activation_checkpointing": wanted, "compile": wanted, "zero_stage": 0}
     run = a_run(dataset={"train": "rows.csv"}, training=training)
-    told = training_arguments(run.training, output=tmp_path, total_steps=8, device=CPU)
+    told = training_arguments(
+        run.training, output=tmp_path, total_steps=8, device=CPU, trainable_parameters=1000
+    )
     assert (told.activation_checkpointing, told.torch_compile) == (wanted, wanted)

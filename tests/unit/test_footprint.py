@@ -13,7 +13,7 @@ from finetune_api.job import Offload, Precision
 from finetune_api.report import ModelFacts
 
 
-def facts(**changes: int) -> ModelFacts:
+def facts(**changes: Any) -> ModelFacts:
     """Give a model of round numbers: 10,000 parameters, of which 6,400 in tables."""
     known = {
         "parameters": 10_000,
@@ -115,8 +115,8 @@ def test_what_is_offloaded_is_not_on_the_device() -> None:
 
 def test_the_total_is_the_sum_with_a_tenth_and_the_runtime() -> None:
     memory = memory_per_rank(facts(), shape())
-    assert memory.logits == 4 * 3 * (2 + 8)
-    held = 160_000 + memory.activations + memory.logits
+    assert memory.logits == 4 * 3 * (2 + 2 + 8)
+    held = 160_000 + memory.buckets + memory.activations + memory.logits
     assert memory.fragmentation == pytest.approx(held / 10, abs=1)
     assert memory.total == held + memory.fragmentation + (1 << 30)
 
@@ -226,10 +226,21 @@ def test_more_rows_or_longer_ones_never_take_less(model: ModelFacts, one: Shape)
 
 @given(models, shapes.filter(lambda one: one.world_size > 1))
 def test_a_higher_stage_never_takes_more_on_a_rank(model: ModelFacts, one: Shape) -> None:
-    totals = [
-        memory_per_rank(model, replace(one, zero_stage=stage)).total for stage in (3, 2, 1, 0)
-    ]
+    # Without ZeRO there is no buffer, and in fp32 no second copy: few ranks may share less than
+    # these take.
+    totals = [memory_per_rank(model, replace(one, zero_stage=stage)).total for stage in (3, 2, 1)]
     assert totals == sorted(totals)
+
+
+@pytest.mark.parametrize(
+    ("stage", "trained", "elements"),
+    [(0, 1000, 0), (1, 1000, 1000), (3, 1000, 1000), (2, 8_000_000_000, 50_000_000)],
+)
+def test_gradients_are_exchanged_from_a_buffer_no_larger_than_they_are(
+    stage: int, trained: int, elements: int
+) -> None:
+    model = facts(parameters=trained, trainable_parameters=trained)
+    assert memory_per_rank(model, shape(stage)).buckets == 2 * elements
 
 
 @given(models, shapes)
@@ -272,3 +283,20 @@ def test_bf16_never_takes_more_than_fp32_under_zero(model: ModelFacts, one: Shap
 def test_what_is_not_resolved_has_no_footprint(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
         replace(shape(), **changes)
+
+
+IMAGES = {"activations": 5_000, "recomputed_activations": 1_200, "forward_flops": 70_000}
+
+
+def test_what_an_image_costs_is_what_was_counted_on_the_models_shapes() -> None:
+    model = facts(image=IMAGES, vocabulary=0, attention_heads=0, intermediate_size=0)
+    kept = memory_per_rank(model, shape()).activations
+    assert kept == 4 * 5_000 * 2, "four images of a micro-batch, two bytes a number"
+    again = replace(shape(), activation_checkpointing=True)
+    assert memory_per_rank(model, again).activations == 4 * 1_200 * 2
+    unable = facts(image=IMAGES | {"recomputed_activations": None})
+    assert memory_per_rank(unable, again).activations == kept
+    flops = footprint.step_flops(model, global_batch_size=8, sequence_length=1)
+    assert flops == 8 * 3 * 70_000
+    adapted = model.model_copy(update={"trainable_parameters": 100})
+    assert footprint.step_flops(adapted, global_batch_size=8, sequence_length=1) == 8 * 2 * 70_000

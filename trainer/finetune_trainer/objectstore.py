@@ -15,7 +15,6 @@ from finetune_api.output import CREDENTIAL_VARIABLES
 from finetune_api.run import Run
 from finetune_trainer.errors import DataError, StorageError, UsageError
 
-
 _OF_THIS_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 """A local disk's own words, which say more than that a file could not be fetched."""
 

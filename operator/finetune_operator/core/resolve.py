@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from finetune_api.digests import spec_digest
 from finetune_api.footprint import Shape, memory_per_rank
+from finetune_api.images import BatchNorm
 from finetune_api.job import FineTuneJob, Offload, Precision, Truncation
 from finetune_api.lora import Method
 from finetune_api.output import Output
@@ -171,7 +172,7 @@ def shape_of(run: Run, zero_stage: int) -> Shape:
         world_size=run.gang.world_size,
         precision=Precision.BF16 if precision is Precision.AUTO else precision,
         micro_batch_size=training.micro_batch_size,
-        sequence_length=training.max_length,
+        sequence_length=training.max_length or 1,
         activation_checkpointing=training.activation_checkpointing,
         offload=training.offload,
     )
@@ -275,6 +276,8 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             truncation=Truncation(resolved.truncation) if resolved.truncation else None,
             packing=resolved.packing,
             dropout=spec.training.dropout,
+            augmentation=spec.training.augmentation,
+            batch_norm=spec.training.batch_norm or BatchNorm.FROZEN,
             evals_per_epoch=spec.training.evals_per_epoch,
             early_stopping=spec.training.early_stopping,
             health=spec.training.health,

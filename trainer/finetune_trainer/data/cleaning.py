@@ -40,6 +40,16 @@ CROSSING = "answers cut out of a token"
 TOO_LONG = "longer than training.maxLength"
 ANSWER_CUT = "answers cut at training.maxLength"
 NOT_LEARNED = "no learned token"
+NO_IMAGE = "no image"
+UNREADABLE = "unreadable images"
+TRUNCATED = "truncated images"
+TOO_LARGE = "images too large"
+TOO_SMALL = "images too small"
+ANIMATED = "images of several frames"
+NO_COLOR = "images of more than 8 bits"
+
+IMAGE_FAULTS = (NO_IMAGE, UNREADABLE, TRUNCATED, TOO_LARGE, TOO_SMALL, ANIMATED, NO_COLOR)
+"""Why a file can't be learned from as an image."""
 
 DROPPING = frozenset(
     {
@@ -55,6 +65,7 @@ DROPPING = frozenset(
         GROUP_LEAK,
         TOO_LONG,
         NOT_LEARNED,
+        *IMAGE_FAULTS,
     }
 )
 
@@ -143,11 +154,11 @@ def _steps(rules: Cleaning, form: AnyForm) -> list[str]:
     chosen = [
         (DROPPED_LABEL, bool(rules.drop_labels)),
         (form.no_target, True),
-        (NO_TEXT, True),
+        *((fault, True) for fault in form.faults),
         (MARKUP, rules.markup and form.holds_markup),
-        (CONTROL, True),
-        (UNICODE, rules.unicode_form != "None"),
-        (TOO_SHORT, True),
+        (CONTROL, form.holds_text),
+        (UNICODE, form.holds_text and rules.unicode_form != "None"),
+        (TOO_SHORT, form.holds_text),
         (DUPLICATE, rules.deduplicate),
         (CONFLICT, rules.conflicts == "drop" and form.has_one_target),
     ]
@@ -174,9 +185,9 @@ def _clean_each(
                     f"{row.place}: label {label[:60]!r} is not among dataset.labels; add it there, "
                     "or to dataset.cleaning.dropLabels"
                 )
-        given = _clean_input(row, rules, counts, form)
+        given = _clean_input(row, rules, counts, form) if form.holds_text else row.input
         text = form.text_of(given)
-        if len(text.strip()) < rules.min_characters:
+        if form.holds_text and len(text.strip()) < rules.min_characters:
             counts.note(TOO_SHORT, row.id)
             continue
         yield CleanRow(
@@ -197,7 +208,7 @@ def _reason_to_drop(
         return form.no_target
     if any(label in dropped_labels for label in classes):
         return DROPPED_LABEL
-    return NO_TEXT if not form.text_of(row.input).strip() else None
+    return form.fault_of(row.input)
 
 
 def _clean_input(row: AnyRow, rules: Cleaning, counts: Counts, form: AnyForm) -> Any:

@@ -23,6 +23,14 @@ class RowForm(Protocol[I, T]):
         """The classes that there must be at least; 0 for a task that has none."""
 
     @property
+    def holds_text(self) -> bool:
+        """Whether its inputs are texts, which can be cleaned."""
+
+    @property
+    def faults(self) -> Sequence[str]:
+        """Why inputs can't be used, as reports call it: all that ``fault_of`` may say."""
+
+    @property
     def holds_markup(self) -> bool:
         """Whether tags may stand in its texts, and can be taken out of them."""
 
@@ -46,8 +54,11 @@ class RowForm(Protocol[I, T]):
             If a column holds what is neither.
         """
 
+    def fault_of(self, given: I) -> str | None:
+        """Why an input can't be used at all; None if it can."""
+
     def text_of(self, given: I) -> str:
-        """All the text of an input: what is compared, measured and searched for leaks."""
+        """What inputs are compared and searched for leaks by: all of its text, where it is one."""
 
     def with_texts(self, given: I, change: Callable[[str], str]) -> I:
         """The input with each of its texts changed."""

@@ -20,6 +20,7 @@ from finetune_trainer.data.cleaning import (
     ANSWER_CUT,
     CROSSING,
     NO_ANSWER,
+    NO_TEXT,
     NOT_LEARNED,
     TOO_LONG,
     Counts,
@@ -37,6 +38,7 @@ from finetune_trainer.data.rows import CleanRow
 from finetune_trainer.data.values import Values
 from finetune_trainer.errors import DataError
 from finetune_trainer.models.generation import read_settings, stop_ids
+from finetune_trainer.models.processors import tokens_of
 
 MOST_DROPPED_PERCENT = 5
 """Where ``dataset.maxDroppedPercent`` says nothing."""
@@ -65,6 +67,8 @@ class ExampleRows:
     """Rows of language data, whose target is what is answered; they are counted in no classes."""
 
     fewest_classes = 0
+    holds_text = True
+    faults: Sequence[str] = (NO_TEXT,)
     holds_markup = False
     no_target = NO_ANSWER
     has_one_target = False
@@ -77,6 +81,10 @@ class ExampleRows:
         """Read an example; one that teaches nothing has no answer."""
         example = read_example(values, columns, where)
         return example, example.answer if example.teaches else None
+
+    def fault_of(self, given: Example) -> str | None:
+        """A row that asks nothing can't be learned from."""
+        return None if given.question.strip() else NO_TEXT
 
     def text_of(self, given: Example) -> str:
         """What is asked, or the whole of a text."""
@@ -122,7 +130,7 @@ class LanguageRendering:
             require_chat_template(tokenizer, uri)
         return cls(
             renderer=Renderer(tokenizer, uri, stop_ids(read_settings(model, uri), tokenizer)),
-            max_length=run.training.max_length,
+            max_length=tokens_of(run),
             truncation=run.training.truncation or Truncation.DROP,
             most_dropped_percent=MOST_DROPPED_PERCENT if most is None else most,
         )

@@ -24,13 +24,18 @@ from finetune_trainer.data.cleaning import Counts, clean
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.form import AnyCleanRow, AnyForm
 from finetune_trainer.data.grouping import check_groups
+from finetune_trainer.data.image_rows import ImageRows, check_images
+from finetune_trainer.data.image_sources import ImageSources
 from finetune_trainer.data.readers import RowSource, read_files
 from finetune_trainer.data.sources import (
+    Listing,
     SourceFile,
     digest_of,
     fetch,
+    files_in_place,
     is_remote,
     local_files,
+    local_image_files,
     resolve_local,
 )
 from finetune_trainer.data.splitting import (
@@ -47,9 +52,10 @@ from finetune_trainer.data.splitting import (
 from finetune_trainer.data.tokenizing import write_tokenized
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
-from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer
+from finetune_trainer.models.check import check_config
 from finetune_trainer.models.facts import model_facts
-from finetune_trainer.models.fit import require_same_labels, require_same_padding
+from finetune_trainer.models.fit import require_same_labels
+from finetune_trainer.models.processors import check_processor, load_processor
 from finetune_trainer.models.publish import check_output
 from finetune_trainer.objectstore import require_credentials
 from finetune_trainer.tasks.form import Rendering
@@ -58,6 +64,7 @@ from finetune_trainer.training.manifest import sync
 
 MARKER = LAYOUT.prepare_report.parent / "COMPLETE"
 _MAKING = LAYOUT.prepare_report.parent / ".making"
+_PIXELS = "pixels.scratch"
 _MOST_CLASSES = 200
 _MADE = (
     LAYOUT.prepared,
@@ -122,13 +129,15 @@ def _make(
     model = resolve_local(run.model.uri, environment, "model.uri")
     form = FORMS[run.task]
     config = check_config(model, run.model.uri, form.head)
-    tokenizer = load_tokenizer(model, run.model.uri)
-    check_lengths(config, tokenizer, run.model.uri, run.training.max_length)
-    require_same_padding(run.model.uri, config, tokenizer)
+    processor = load_processor(model, run.model.uri, form.head)
+    check_processor(config, processor, run)
     rendering = None
     if form.rendering is not None:
-        rendering = form.rendering(model, tokenizer, run)
-    rows = _read(environment, run, form.rows, rendering, making / "sources")
+        rendering = form.rendering(model, processor, run)
+    row_form = form.rows
+    if form.images is not None:
+        row_form = form.images.decoded(processor, run.model.uri, making / _PIXELS)
+    rows = _read(environment, run, row_form, rendering, making / "sources")
     if rendering is not None and run.evaluation.keep_predictions:
         text = rendering.shown(rows.roles.train)
         _made_at(making, LAYOUT.rendered_rows).write_text(text, encoding="utf-8")
@@ -136,11 +145,21 @@ def _make(
     _check_threshold(run, rows.classes)
     require_same_labels(run.model.uri, config, form.head, outputs)
     facts = model_facts(
-        model, run.model.uri, config, form.head, max(1, len(outputs)), run.model.adaptation
+        model,
+        run.model.uri,
+        config,
+        form.head,
+        max(1, len(outputs)),
+        run.model.adaptation,
+        processor,
     )
-    encoder = form.encoder(tokenizer, rows.classes, run.training.max_length)
+    encoder = form.encoder(processor, rows.classes, run.training.max_length)
     target = form.rows.measured([row.target for row in rows.roles.train])
     data = _tokenize(rows, encoder, making).model_copy(update={"target": target})
+    if form.images is not None:
+        images = form.images.describe(rows.roles.train)
+        data = data.model_copy(update={"images": images, "tokens": None})
+        form.images.keep(rows.roles.test, _made_at(making, LAYOUT.test))
     baselines = form.evidence.fit_baselines(
         rows.roles.train,
         rows.roles.select,
@@ -188,18 +207,21 @@ def _read(
     """Fetch, read, clean and split; the copies are gone when it returns."""
     dataset = run.dataset
     own_test = dataset.test is not None
-    files = {"train": fetch(dataset.train, environment, "dataset.train", folder / "train")}
+    listing = _listing(run)
+    files = {"train": fetch(dataset.train, environment, "dataset.train", folder / "train", listing)}
     if dataset.test is not None:
-        files["test"] = fetch(dataset.test, environment, "dataset.test", folder / "test")
-    counts, test_counts = Counts(), Counts() if own_test else None
+        files["test"] = fetch(dataset.test, environment, "dataset.test", folder / "test", listing)
     # Groups are looked at among test rows; only the files that hold such need their columns.
     groups = run.evaluation.groups
-    rows = _clean_sample(run, form, rendering, files["train"], counts, () if own_test else groups)
-    test = None
-    if test_counts is not None:
-        test = _clean_sample(run, form, rendering, files["test"], test_counts, groups)
+    grouped = {"train": () if own_test else groups, "test": groups}
+    read = {
+        role: _clean_sample(run, form, rendering, of_role, grouped[role])
+        for role, of_role in files.items()
+    }
+    counts, test = read["train"].counts, read.get("test")
     shutil.rmtree(folder)
-    roles = without_leaks(split(rows, dataset.split, test), counts, own_test=own_test)
+    divided = split(read["train"].rows, dataset.split, test.rows if test else None)
+    roles = without_leaks(divided, counts, own_test=own_test)
     classes = classes_of(roles, dataset.labels, fewest=form.fewest_classes, most=_MOST_CLASSES)
     check_roles(roles, classes, dataset.split.strategy, own_test=own_test)
     check_groups(roles.test, groups)
@@ -207,12 +229,18 @@ def _read(
         roles=roles,
         classes=classes,
         counts=counts,
-        test_counts=test_counts,
-        sources={
-            role: _digest_of_lines(file.digest for file in of_role)
-            for role, of_role in files.items()
-        },
+        test_counts=test.counts if test else None,
+        sources={role: of_role.digest for role, of_role in read.items()},
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _CleanSample:
+    """The rows of one source, what became of the others, and the digest of all that was read."""
+
+    rows: list[AnyCleanRow]
+    counts: Counts
+    digest: Digest
 
 
 def _clean_sample(
@@ -220,25 +248,41 @@ def _clean_sample(
     form: AnyForm,
     rendering: Rendering | None,
     files: Sequence[SourceFile],
-    counts: Counts,
     groups: tuple[str, ...],
-) -> list[AnyCleanRow]:
-    dataset = run.dataset
-    sources = [
+) -> _CleanSample:
+    dataset, counts = run.dataset, Counts()
+    images = ImageSources.of(form, files, dataset) if isinstance(form, ImageRows) else None
+    sources = images.rows if images else _row_sources(run, form, files, groups)
+    cleaned = clean(read_files(sources), dataset.cleaning, dataset.labels, counts, form)
+    if images:
+        check_images(counts, dataset.max_dropped_percent)
+    rows = sample(cleaned, dataset.limit, dataset.split.seed, counts)
+    if rendering is not None:
+        rows = rendering.render(rows, counts)
+    digests = [*(file.digest for file in files), *(images.digests() if images else ())]
+    return _CleanSample(rows=rows, counts=counts, digest=_digest_of_lines(digests))
+
+
+def _row_sources(
+    run: Run, form: AnyForm, files: Sequence[SourceFile], groups: tuple[str, ...]
+) -> list[RowSource]:
+    return [
         RowSource(
             form=form,
             path=file.path,
             name=file.name,
-            format=dataset.format,
-            columns=dataset.columns,
+            format=run.dataset.format,
+            columns=run.dataset.columns,
             prefix=f"{file.path.name}:" if len(files) > 1 else "",
             groups=groups,
         )
         for file in files
     ]
-    cleaned = clean(read_files(sources), dataset.cleaning, dataset.labels, counts, form)
-    sampled = sample(cleaned, dataset.limit, dataset.split.seed, counts)
-    return sampled if rendering is None else rendering.render(sampled, counts)
+
+
+def _listing(run: Run) -> Listing:
+    """How the files of a source are found."""
+    return local_files if FORMS[run.task].images is None else local_image_files
 
 
 def _tokenize(
@@ -369,13 +413,23 @@ def _same_bytes(environment: RankEnvironment, run: Run, marker: _Marker) -> bool
     """Whether the sources are what was prepared; what came over the network stays as it was."""
     uris = {"train": run.dataset.train, "test": run.dataset.test}
     return all(
-        marker.sources.get(role)
-        == _digest_of_lines(
-            digest_of(path) for _, path in local_files(uri, environment, f"dataset.{role}")
-        )
+        marker.sources.get(role) == _digest_in_place(environment, run, uri, f"dataset.{role}")
         for role, uri in uris.items()
         if uri is not None and not is_remote(uri)
     )
+
+
+def _digest_in_place(environment: RankEnvironment, run: Run, uri: str, field: str) -> Digest | None:
+    """The digest of a source's files as they are now; None if its rows can't be read any more."""
+    found = files_in_place(uri, environment, field, _listing(run))
+    digests = [file.digest for file in found]
+    form = FORMS[run.task].rows
+    if isinstance(form, ImageRows):
+        try:
+            digests += ImageSources.of(form, found, run.dataset).read_through()
+        except DataError:
+            return None
+    return _digest_of_lines(digests)
 
 
 def _digest_of_lines(lines: Iterable[str]) -> Digest:
@@ -386,7 +440,7 @@ def _digest_of_lines(lines: Iterable[str]) -> Digest:
 
 def _inputs_digest(run: Run) -> Digest:
     """SHA-256 over the part of a run that prepared data follow from."""
-    inputs = {
+    inputs: dict[str, Any] = {
         "task": run.task,
         "model": run.model.wire(),
         "dataset": run.dataset.wire(),

@@ -1,4 +1,6 @@
-"""Reads rows from CSV, JSONL and Parquet files, one at a time, in bounded memory.
+"""Reads rows from CSV, JSONL and Parquet files and folders of classes, one at a time.
+
+Memory is bounded.
 
 Used by ``prepare``. Whatever a file may hold ends as a row or as one ``DataError`` that says which
 file, which row, and what to do; never what stands in the row.
@@ -8,12 +10,13 @@ import csv
 import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune_api.job import Columns, DataFormat
 from finetune_trainer.data.form import AnyForm, AnyRow
+from finetune_trainer.data.image_files import class_files, row_name
 from finetune_trainer.data.rows import Row
 from finetune_trainer.data.values import (
     ROW_LIMIT_BYTES,
@@ -33,14 +36,19 @@ ENDINGS: Mapping[str, DataFormat] = {
 }
 
 _PARQUET_BATCH_ROWS = 256
+_PARQUET_BATCH_IMAGES = 16
+"""Images may take megabytes each."""
+
+_FILE = "file"
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RowSource:
-    """A file and how to read it; ``prefix`` goes before row numbers that serve as ids.
+    """A file, or a folder of classes, and how to read it.
 
-    ``groups`` are columns of ``evaluation.groups``.
+    ``prefix`` goes before row numbers that serve as ids; ``groups`` are columns of
+    ``evaluation.groups``.
     """
 
     form: AnyForm
@@ -60,6 +68,9 @@ def read_rows(source: RowSource) -> Iterator[AnyRow]:
     DataError
         At the first row that can't be read, or if there is no row.
     """
+    if source.path.is_dir():
+        yield from _read_classes(source)
+        return
     readers = {
         DataFormat.CSV: _read_csv,
         DataFormat.JSONL: _read_jsonl,
@@ -72,6 +83,22 @@ def read_rows(source: RowSource) -> Iterator[AnyRow]:
         yield _row(source, number, place, values)
     if number == 0:
         raise DataError(f"{source.name}: no rows; add some (in CSV below the header)")
+
+
+def _read_classes(source: RowSource) -> Iterator[AnyRow]:
+    """A row for each file in the folder of its class; it is called by its path."""
+    settings = source.form.columns(source.columns)
+    if source.columns.model_copy(update={"image": None}) != Columns() or (
+        source.format is not DataFormat.AUTO
+    ):
+        raise DataError(
+            f"{source.name}: a folder of classes has no columns and no format; leave "
+            "dataset.columns and dataset.format out, or name the images in metadata.csv"
+        )
+    named = replace(source, columns=source.columns.model_copy(update={"id": _FILE}))
+    for number, (path, label) in enumerate(class_files(source.path, source.name), start=1):
+        values = {settings["image"]: path, settings["label"]: label, _FILE: row_name(path)}
+        yield _row(named, number, path, values)
 
 
 def read_files(sources: Sequence[RowSource]) -> Iterator[AnyRow]:
@@ -248,13 +275,18 @@ def _read_parquet(source: RowSource) -> Iterator[tuple[str, Values]]:
         f"{source.name}: not a Parquet file that can be read; write it anew, or set dataset.format"
     )
     number = 0
+    rows = _PARQUET_BATCH_ROWS if source.form.holds_text else _PARQUET_BATCH_IMAGES
     try:
         with pq.ParquetFile(source.path) as file:
             _check_columns(source, file.schema_arrow.names)
+            names = {} if source.form.holds_text else _class_names(source, file.schema_arrow)
             wanted = sorted(set(_wanted(source).values()))
-            for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=wanted):
+            for batch in file.iter_batches(rows, columns=wanted):
                 for values in batch.to_pylist():
                     number += 1
+                    label = values.get(source.columns.label)
+                    if names and isinstance(label, int):
+                        values[source.columns.label] = names.get(label)
                     yield f"row {number}", values
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise unreadable from error
@@ -265,9 +297,22 @@ def _read_parquet(source: RowSource) -> Iterator[tuple[str, Values]]:
         raise
     except UnicodeDecodeError:
         raise DataError(
-            f"{source.name}: a string among rows {number + 1} to {number + _PARQUET_BATCH_ROWS} is "
+            f"{source.name}: a string among rows {number + 1} to {number + rows} is "
             "not UTF-8; write it as UTF-8"
         ) from None
+
+
+def _class_names(source: RowSource, schema: Any) -> dict[int, str]:
+    """The names of numbered labels, where `datasets` wrote them into the file's metadata.
+
+    A number without a name (-1) is no label. ``schema`` is Arrow's, which has no types.
+    """
+    told = (schema.metadata or {}).get(b"huggingface", b"")
+    try:
+        feature = json.loads(told)["info"]["features"][source.columns.label]
+        return {number: str(name) for number, name in enumerate(feature["names"])}
+    except (ValueError, KeyError, TypeError):
+        return {}
 
 
 def _wanted(source: RowSource) -> dict[str, str]:

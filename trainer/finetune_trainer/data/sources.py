@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 
 from finetune_api.markers import Digest
 from finetune_api.run import Env
+from finetune_trainer.data.image_files import METADATA, class_files, has_classes
 from finetune_trainer.data.readers import ENDINGS
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, StorageError, UsageError
@@ -30,11 +31,18 @@ _TOO_MANY_REQUESTS = 429
 
 @dataclass(frozen=True, kw_only=True)
 class SourceFile:
-    """A file of a source: its copy, the ``name`` that messages call it by, its bytes' digest."""
+    """A file of a source: its copy, the ``name`` that messages call it by, its bytes' digest.
+
+    A folder of images is read in its place, and its digest is of their paths. ``origin`` is the
+    folder that paths in the rows start from, ``root`` what they may not lead out of; unset for what
+    came over the network.
+    """
 
     path: Path
     name: str
     digest: Digest
+    origin: Path | None = None
+    root: Path | None = None
 
 
 def is_remote(uri: str) -> bool:
@@ -104,8 +112,42 @@ def local_files(uri: str, environment: RankEnvironment, field: str) -> list[tupl
     raise DataError(f"{field}: {uri}: no such file; check the path{_seen_from(uri, environment)}")
 
 
-def fetch(uri: str, environment: RankEnvironment, field: str, folder: Path) -> list[SourceFile]:
-    """Copy what a URI names into ``folder``, in one pass over its bytes.
+def local_image_files(uri: str, environment: RankEnvironment, field: str) -> list[tuple[str, Path]]:
+    """As ``local_files``, for rows of images: files of rows, or the folder of classes itself.
+
+    Raises
+    ------
+    DataError
+        If there is nothing there, or both.
+    """
+    folder = resolve_local(uri, environment, field)
+    if not folder.is_dir():
+        return local_files(uri, environment, field)
+    rows = [one for one in folder.iterdir() if one.is_file() and one.suffix in ENDINGS]
+    named = [one for one in rows if one.stem == METADATA]
+    if rows and not named and has_classes(folder):
+        raise DataError(
+            f"{field}: {uri}: holds folders of classes and {rows[0].name}; name the file itself, "
+            f"call it {METADATA}{rows[0].suffix}, or take it away"
+        )
+    if not rows:
+        return [(uri, folder)]
+    files = local_files(uri, environment, field)
+    return [one for one in files if one[1].stem == METADATA] if named else files
+
+
+Listing = Callable[[str, RankEnvironment, str], list[tuple[str, Path]]]
+"""``local_files``, or what stands for it."""
+
+
+def fetch(
+    uri: str,
+    environment: RankEnvironment,
+    field: str,
+    folder: Path,
+    listing: Listing = local_files,
+) -> list[SourceFile]:
+    """Copy what a URI names into ``folder``, in one pass over its bytes; images stay in place.
 
     Raises
     ------
@@ -124,16 +166,53 @@ def fetch(uri: str, environment: RankEnvironment, field: str, folder: Path) -> l
         copy = folder / name
         _download(uri, field, copy)
         return [SourceFile(path=copy, name=display(uri), digest=digest_of(copy))]
-    files = local_files(uri, environment, field)
+    root = _root(uri, environment, field)
     return [
-        SourceFile(path=folder / path.name, name=name, digest=_copy(path, folder / path.name))
-        for name, path in files
+        _in_place(name, path, root) if path.is_dir() else _copied(name, path, folder, root)
+        for name, path in listing(uri, environment, field)
     ]
 
 
+def files_in_place(
+    uri: str, environment: RankEnvironment, field: str, listing: Listing = local_files
+) -> list[SourceFile]:
+    """The files behind a claim's URI or a path as they are now, where they are.
+
+    Raises
+    ------
+    DataError, UsageError
+        As ``local_files`` does.
+    """
+    root = _root(uri, environment, field)
+    return [_in_place(name, path, root) for name, path in listing(uri, environment, field)]
+
+
+def _in_place(name: str, path: Path, root: Path) -> SourceFile:
+    origin = path if path.is_dir() else path.parent
+    return SourceFile(path=path, name=name, digest=digest_of(path), origin=origin, root=root)
+
+
+def _copied(name: str, path: Path, folder: Path, root: Path) -> SourceFile:
+    copy = folder / path.name
+    digest = _copy(path, copy)
+    return SourceFile(path=copy, name=name, digest=digest, origin=path.parent, root=root)
+
+
+def _root(uri: str, environment: RankEnvironment, field: str) -> Path:
+    """What no path in the rows may lead out of: the claim, or else the data's own folder."""
+    if uri.startswith("pvc://"):
+        return environment.claims / uri.removeprefix("pvc://").partition("/")[0]
+    path = resolve_local(uri, environment, field)
+    return path if path.is_dir() else path.parent
+
+
 def digest_of(path: Path) -> Digest:
-    """SHA-256 of a file's bytes."""
+    """SHA-256 of a file's bytes, or of the paths in a folder of classes."""
     digest = hashlib.sha256()
+    if path.is_dir():
+        for name, _ in class_files(path, path.name):
+            digest.update(f"{name}\n".encode())
+        return f"sha256:{digest.hexdigest()}"
     for chunk in _chunks(path):
         digest.update(chunk)
     return f"sha256:{digest.hexdigest()}"

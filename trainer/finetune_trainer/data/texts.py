@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune_api.job import Columns
 from finetune_api.report import TargetStatistics
-from finetune_trainer.data.cleaning import NO_LABEL
+from finetune_trainer.data.cleaning import NO_LABEL, NO_TEXT
 from finetune_trainer.data.values import Values, name_in, names_in, number_in, text_in
 from finetune_trainer.errors import DataError
 
@@ -17,6 +17,8 @@ from finetune_trainer.errors import DataError
 class TextRows:
     """What every row has whose input is one text; the target is for others to read."""
 
+    holds_text = True
+    faults: Sequence[str] = (NO_TEXT,)
     holds_markup = True
     no_target = NO_LABEL
     has_one_target = True
@@ -24,6 +26,10 @@ class TextRows:
     def columns(self, columns: Columns) -> Mapping[str, str]:
         """Text and label."""
         return {"text": columns.text, "label": columns.label}
+
+    def fault_of(self, given: str) -> str | None:
+        """Nothing but white space is no text."""
+        return None if given.strip() else NO_TEXT
 
     def text_of(self, given: str) -> str:
         """The text itself."""

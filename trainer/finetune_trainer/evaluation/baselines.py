@@ -4,7 +4,7 @@
 and scores the same test rows as the model.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,12 +50,12 @@ class Baseline(Protocol):
 
 @dataclass(frozen=True)
 class Majority:
-    """Says of every row what is most frequent in training; knows no text."""
+    """Says of every row what is most frequent in training; knows no input."""
 
     shares: tuple[float, ...]
     name: BaselineName = BaselineName.MAJORITY
 
-    def predict_proba(self, texts: Sequence[str]) -> Floats:
+    def predict_proba(self, texts: Sized) -> Floats:
         """The classes' shares, for every row alike."""
         return np.tile(np.asarray(self.shares), (len(texts), 1))
 
@@ -133,7 +133,7 @@ class _Choice:
 
 def _search(texts: list[str], targets: Integers, units: Integers, seed: int) -> _Choice:
     """Try every setting in every fold; the best mean accuracy wins, the simpler one in a tie."""
-    folds = list(_folds(targets, units, seed))
+    folds = list(class_folds(targets, units, seed))
     if not folds:
         return _Choice(ngrams=CANDIDATES[0], strength=1.0, accuracy=None, folds=0)
     scores = {(ngrams, strength): 0.0 for ngrams in CANDIDATES for strength in _STRENGTHS}
@@ -152,7 +152,9 @@ def _search(texts: list[str], targets: Integers, units: Integers, seed: int) -> 
     return _Choice(ngrams=ngrams, strength=strength, accuracy=accuracy, folds=len(folds))
 
 
-def _folds(targets: Integers, units: Integers, seed: int) -> Iterator[tuple[Integers, Integers]]:
+def class_folds(
+    targets: Integers, units: Integers, seed: int
+) -> Iterator[tuple[Integers, Integers]]:
     """Folds that share no unit, each with every class to learn from; none if there are too few."""
     per_class = [len(np.unique(units[targets == number])) for number in np.unique(targets)]
     number = min(FOLDS, *per_class)
@@ -172,6 +174,18 @@ class _SavedMajority(Contract):
     shares: tuple[float, ...]
 
 
+def save_majority(majority: Majority, folder: Path) -> None:
+    """Write it as JSON."""
+    saved = _SavedMajority(shares=majority.shares)
+    (folder / _MAJORITY_FILE).write_text(saved.model_dump_json(by_alias=True))
+
+
+def load_majority(folder: Path) -> Majority:
+    """Read what ``save_majority`` wrote."""
+    saved = _SavedMajority.model_validate_json((folder / _MAJORITY_FILE).read_bytes())
+    return Majority(saved.shares)
+
+
 def save_baselines(baselines: Sequence[Baseline], folder: Path) -> None:
     """Write the baselines as JSON and safetensors; nothing in them runs when it is read.
 
@@ -183,8 +197,7 @@ def save_baselines(baselines: Sequence[Baseline], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for baseline in baselines:
         if isinstance(baseline, Majority):
-            saved = _SavedMajority(shares=baseline.shares)
-            (folder / _MAJORITY_FILE).write_text(saved.model_dump_json(by_alias=True))
+            save_majority(baseline, folder)
         elif isinstance(baseline, TfidfLogistic):
             _save_tfidf(baseline, folder)
         else:
@@ -208,13 +221,13 @@ def load_baselines(folder: Path) -> list[Baseline]:
         If one can't be read.
     """
     with reading_baselines(folder):
-        majority = _SavedMajority.model_validate_json((folder / _MAJORITY_FILE).read_bytes())
+        majority = load_majority(folder)
         ngrams, vectorizer, arrays = load_tfidf(folder)
     classifier = _classifier(1.0)
     classifier.classes_ = arrays["classes"]
     classifier.coef_ = arrays["coef"]
     classifier.intercept_ = arrays["intercept"]
     return [
-        Majority(majority.shares),
+        majority,
         TfidfLogistic(ngrams, len(majority.shares), vectorizer, classifier),
     ]

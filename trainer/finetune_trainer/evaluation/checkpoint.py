@@ -16,11 +16,11 @@ from finetune_api.run import CHECKPOINT_MANIFEST, Run
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, NodeFaultError, StorageError, UsageError
-from finetune_trainer.models.check import load_tokenizer
 from finetune_trainer.models.generation import settle_generation
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.load import load_model
 from finetune_trainer.models.lora import load_adapter, merged
+from finetune_trainer.models.processors import Processor, load_processor
 from finetune_trainer.training.manifest import Checkpoint, damage, read_manifest
 
 
@@ -84,8 +84,8 @@ def load_checkpoint(
     run: Run,
     head: Head,
     labels: tuple[str, ...],
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load the model in fp32 on the run's device, with the base model's tokenizer.
+) -> tuple[PreTrainedModel, Processor]:
+    """Load the model in fp32 on the run's device, with the base model's tokenizer or processor.
 
     What was trained in bf16 is scored, and exported, in the same numbers at full width.
 
@@ -96,6 +96,8 @@ def load_checkpoint(
     NodeFaultError
         If the run was promised a GPU and none is visible.
     """
+    # Convolutions would round to 10 bits on a GPU, each batch size otherwise.
+    torch.backends.cudnn.allow_tf32 = False
     if run.gang.device == "cuda" and not torch.cuda.is_available():
         raise NodeFaultError("the evaluate step was promised a GPU, and none is visible")
     folder = found.checkpoint.folder
@@ -112,12 +114,12 @@ def load_checkpoint(
     if absent:
         raise UsageError(f"{folder}: weights are missing or misshapen: {', '.join(absent[:5])}")
     base = resolve_local(run.model.uri, environment, "model.uri")
-    tokenizer = load_tokenizer(base, run.model.uri)
-    if head.generates:
-        settle_generation(model, tokenizer)
+    processor = load_processor(base, run.model.uri, head)
+    if head.generates and isinstance(processor, PreTrainedTokenizerBase):
+        settle_generation(model, processor)
     else:
         _require_classes(model, labels, folder)
-    return model.to(run.gang.device), tokenizer
+    return model.to(run.gang.device), processor
 
 
 def _require_classes(model: PreTrainedModel, labels: tuple[str, ...], folder: Path) -> None:
@@ -131,7 +133,7 @@ def _require_classes(model: PreTrainedModel, labels: tuple[str, ...], folder: Pa
 
 def _adapted(
     folder: Path, environment: RankEnvironment, run: Run, head: Head, labels: tuple[str, ...]
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+) -> tuple[PreTrainedModel, Processor]:
     """The base model with the checkpoint's adapter, in the form in which it will leave the job."""
     lora = run.model.adaptation
     assert lora is not None
@@ -148,7 +150,7 @@ def _adapted(
         ) from error
     # The base class, with the adapter's layers in their places.
     whole: Any = adapted.get_base_model() if lora.output is LoraOutput.ADAPTER else merged(adapted)
-    return whole.to(run.gang.device), loaded.tokenizer
+    return whole.to(run.gang.device), loaded.processor
 
 
 def _require_same(theirs: Digest, ours: Digest, where: str) -> None:

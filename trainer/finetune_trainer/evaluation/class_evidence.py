@@ -118,12 +118,14 @@ def _threshold(test: TestRows, logits: NDArray[np.float32], labels: Integers) ->
     return threshold(asked, last, labels == 1, mean_f1)
 
 
-def predictions_table(test: TestRows, outputs: RowOutputs) -> pa.Table:
+def predictions_table(
+    test: TestRows, outputs: RowOutputs, kept: Sequence[str] = ("text",)
+) -> pa.Table:
     """Lay out the predictions, a row each: every figure of the report follows from this table.
 
     Columns: ``row_id``, ``label``, ``predicted``, ``probabilities`` (in the order of the schema's
     metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, and
-    ``group`` and ``text`` where there are such.
+    ``group`` and what is ``kept`` of the input where there are such.
     """
     probabilities = np.exp(log_probabilities(outputs.logits))
     predicted = outputs.outcomes.predicted
@@ -135,7 +137,7 @@ def predictions_table(test: TestRows, outputs: RowOutputs) -> pa.Table:
     for index, (name, values) in enumerate(outputs.baselines.items(), start=1):
         columns[f"{name}_predicted"] = named(outputs.names, predicted[index])
         columns[f"{name}_probabilities"] = vectors(values)
-    table = of_rows(test, columns, kept=("text",))
+    table = of_rows(test, columns, kept=kept)
     return table.replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
 
 

@@ -8,9 +8,10 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.report import Generation, PrepareReport
+from finetune_api.report import Generation, Mistake, PrepareReport
 from finetune_api.run import Run
 from finetune_trainer.evaluation.scores import Scores
+from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.proof import Proof
 from finetune_trainer.training.rows import Collation
 
@@ -20,21 +21,28 @@ class TestRows:
     """The test rows with all that scores them.
 
     ``select`` are the rows that chose the checkpoint: what is tuned afterwards is tuned on them.
-    ``baselines`` is the folder that the prepare step saved them to, ``base`` that of the model
-    before it was tuned.
+    ``folder`` is where the test rows lie, ``baselines`` the folder that the prepare step saved them
+    to, ``base`` that of the model before it was tuned.
     """
 
     __test__ = False
 
     rows: Dataset
     select: Dataset
+    folder: Path
     collation: Collation
     model: PreTrainedModel
     run: Run
     prepared: PrepareReport
     baselines: Path
     base: Path
-    tokenizer: PreTrainedTokenizerBase
+    processor: Processor
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The processor of a model of texts."""
+        assert isinstance(self.processor, PreTrainedTokenizerBase)
+        return self.processor
 
     @property
     def ids(self) -> Sequence[str]:
@@ -60,10 +68,12 @@ class Findings:
     """What scoring brought.
 
     ``predictions`` has a line for each test row, and every figure of ``scores`` follows from it.
-    ``proof`` is what an exported model has to answer again; ``generations`` are for people.
+    ``proof`` is what an exported model has to answer again; ``generations`` and ``mistakes`` are
+    for people.
     """
 
     scores: Scores
     predictions: pa.Table
     proof: Proof
     generations: tuple[Generation, ...] = ()
+    mistakes: tuple[Mistake, ...] = ()

@@ -39,7 +39,6 @@ from finetune_trainer.models.export import (
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.publish import publish
 from finetune_trainer.tasks.registry import FORMS
-from finetune_trainer.training.rows import Padding
 
 _log = logging.getLogger(__name__)
 
@@ -73,25 +72,26 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
         _log.info("the same checkpoint and rows were evaluated before: serving that report")
         return stored
     form = FORMS[run.task]
-    model, tokenizer = load_checkpoint(checkpoint, environment, run, form.head, prepared.labels)
+    model, processor = load_checkpoint(checkpoint, environment, run, form.head, prepared.labels)
     form.finish(model, prepared)
     findings = form.evidence.find(
         TestRows(
             rows=_test_rows(workspace, prepared),
             select=_rows(workspace.path(LAYOUT.prepared) / Role.SELECT.value),
-            collation=form.collation(Padding(pad_token_id=int(model.config.pad_token_id or 0))),
+            folder=workspace.path(LAYOUT.test),
+            collation=form.batches(processor, run.model.uri),
             model=model,
             run=run,
             prepared=prepared,
             baselines=workspace.path(LAYOUT.baselines),
             base=resolve_local(run.model.uri, environment, "model.uri"),
-            tokenizer=tokenizer,
+            processor=processor,
         )
     )
     report = _report(run, prepared, checkpoint, inputs, findings, workspace)
     remove_export(workspace.path(LAYOUT.output_model))
     if report.passed:
-        prepare_for_export(model, tokenizer, form.head, prepared.labels, run.training.max_length)
+        prepare_for_export(model, processor, form.head, prepared.labels, run.training.max_length)
         if report.thresholds:
             # A plain pipeline gives probabilities; what is told of them is for its users.
             model.config.thresholds = report.thresholds
@@ -99,7 +99,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
         licence = base_licence(base)
         digest = export_model(
             model,
-            tokenizer,
+            processor,
             model_card(run, prepared, report, findings.proof.pipeline, form.head, licence),
             findings.proof,
             workspace.path(LAYOUT.output_model),
@@ -193,6 +193,7 @@ def _report(
         calibration=scores.calibration,
         thresholds=dict(scores.thresholds),
         generations=findings.generations,
+        mistakes=findings.mistakes,
         gate=gate,
         passed=all(result.passed for result in gate),
         resamples=run.evaluation.resamples,

@@ -26,6 +26,7 @@ from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
 
 _INPUT = '["a text"]'
+_INPUT_OF_IMAGES = '["PATH/TO/AN/IMAGE"]'
 _INPUT_OF_CHATS = '[[{"role": "user", "content": "a question"}]]'
 UNKNOWN_LICENCE = "unknown"
 _FRONT_MATTER = re.compile(r"\A---\r?\n(.*?)\r?\n---", re.DOTALL)
@@ -114,13 +115,13 @@ def _origin(run: Run, prepared: PrepareReport) -> str:
 
 _ADAPTER = """\
 from peft import PeftModel
-from transformers import AutoConfig, AutoTokenizer, {imports}, pipeline
+from transformers import AutoConfig, {reader}, {imports}, pipeline
 
 adapter, base = "PATH/TO/THIS/FOLDER", "PATH/TO/THE/BASE/MODEL"
-config, tokenizer = AutoConfig.from_pretrained(adapter), AutoTokenizer.from_pretrained(adapter)
+config, {processor} = AutoConfig.from_pretrained(adapter), {reader}.from_pretrained(adapter)
 model = {auto}.from_pretrained(base, config=config, dtype="float32")
 {stops}model = PeftModel.from_pretrained(model, adapter).get_base_model()
-model = pipeline("{task}", model=model, tokenizer=tokenizer{settings})
+model = pipeline("{task}", model=model, {processor}={processor}{settings})
 """
 
 _STOPS = "model.generation_config = GenerationConfig.from_pretrained(adapter)\n"
@@ -137,6 +138,8 @@ def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
         auto = head.auto.__name__
         loading = _ADAPTER.format(
             auto=auto,
+            reader="AutoImageProcessor" if head.sees else "AutoTokenizer",
+            processor=pipeline.processor,
             imports=f"{auto}, GenerationConfig" if head.generates else auto,
             stops=_STOPS if head.generates else "",
             task=pipeline.task,
@@ -144,7 +147,7 @@ def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
         )
     return (
         f"```python\n{loading}"
-        f"model({_INPUT_OF_CHATS if run.dataset.columns.messages else _INPUT}{call})\n"
+        f"model({_input(run, head)}{call})\n"
         "```\n\n"
         f"{_length(run)} Weights are in fp32, as they were "
         "scored; the answers of a plain pipeline were compared with the scored ones before the "
@@ -152,7 +155,15 @@ def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
     )
 
 
+def _input(run: Run, head: Head) -> str:
+    if head.sees:
+        return _INPUT_OF_IMAGES
+    return _INPUT_OF_CHATS if run.dataset.columns.messages else _INPUT
+
+
 def _length(run: Run) -> str:
+    if run.training.max_length is None:
+        return "Images are turned upright, read as RGB and resized as its image processor says."
     if TASKS[run.task].packs:
         return f"It learned from rows of at most {run.training.max_length} tokens."
     return f"Texts are read up to {run.training.max_length} tokens."

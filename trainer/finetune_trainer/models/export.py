@@ -22,6 +22,7 @@ from finetune_trainer.errors import StorageError
 from finetune_trainer.models.generation import settle_generation
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.lora import ADAPTER_FILES
+from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.proof import ExportError, Proof
 from finetune_trainer.training.manifest import FileDigest, digest_files, sync
 
@@ -49,16 +50,16 @@ class Adapter:
 
 def export_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     card: str,
     proof: Proof,
     folder: Path,
     adapter: Adapter | None = None,
 ) -> str:
-    """Write model or adapter, tokenizer, card and manifest to ``folder``; return its digest.
+    """Write model or adapter, processor, card and manifest to ``folder``; return its digest.
 
-    ``model.config`` and ``tokenizer`` are written as they are: labels, problem type and lengths
-    have been set by whoever loaded them (``prepare_for_export``).
+    ``model.config`` and ``processor`` (a tokenizer, or an image processor) are written as they are:
+    labels, problem type and lengths have been set by whoever loaded them (``prepare_for_export``).
 
     Raises
     ------
@@ -75,7 +76,7 @@ def export_model(
             model.save_pretrained(staged)
         else:
             _copy_adapter(model, adapter, staged)
-        tokenizer.save_pretrained(staged)
+        processor.save_pretrained(staged)
         (staged / CARD).write_text(card, encoding="utf-8")
         prove(staged, proof, adapter)
         manifest = _manifest(staged)
@@ -125,20 +126,22 @@ def export_is_whole(folder: Path, digest: str) -> bool:
 
 def prepare_for_export(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Processor,
     head: Head,
     labels: tuple[str, ...],
-    max_length: int,
+    max_length: int | None,
 ) -> None:
     """State in the model's own files what it would otherwise leave to a reader's defaults."""
     config = model.config
     head.settle(config, labels)
-    config.pad_token_id = tokenizer.pad_token_id
     config.name_or_path = ""
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        return
+    config.pad_token_id = processor.pad_token_id
     if head.generates:
-        settle_generation(model, tokenizer)
-    else:
-        tokenizer.model_max_length = max_length
+        settle_generation(model, processor)
+    elif max_length is not None:
+        processor.model_max_length = max_length
 
 
 def _copy_adapter(model: PreTrainedModel, adapter: Adapter, staged: Path) -> None:
@@ -160,6 +163,8 @@ def prove(folder: Path, proof: Proof, adapter: Adapter | None = None) -> None:
         If it fails, or gives other answers.
     """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    # As the rows were scored: no number of a convolution is rounded on the way.
+    environment["NVIDIA_TF32_OVERRIDE"] = "0"
     if proof.device == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     finished = subprocess.run(
@@ -168,6 +173,7 @@ def prove(folder: Path, proof: Proof, adapter: Adapter | None = None) -> None:
             {
                 "base": str(adapter.base) if adapter else None,
                 "auto": adapter.head.auto.__name__ if adapter else None,
+                "processor": proof.pipeline.processor,
                 "task": proof.pipeline.task,
                 "settings": proof.pipeline.settings,
                 "call": proof.pipeline.call,

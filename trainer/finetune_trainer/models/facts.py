@@ -7,15 +7,18 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 
 from finetune_api.lora import Lora
 from finetune_api.report import ModelFacts
+from finetune_trainer.data.pixels import PixelForm
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import usable_positions
 from finetune_trainer.models.fit import few, require_weights
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.image_facts import image_facts, image_layers, image_width
 from finetune_trainer.models.lora import trained_parameters
+from finetune_trainer.models.processors import Processor
 
 _INNER_SIZES = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
 _INNER_TO_HIDDEN = 4
@@ -28,8 +31,11 @@ def model_facts(
     head: Head,
     outputs: int,
     lora: Lora | None = None,
+    processor: Processor | None = None,
 ) -> ModelFacts:
     """Read shapes and names of the weights, and count what would be trained: with ``lora``, little.
+
+    A model of images is asked what an image costs it, of the size that its ``processor`` makes.
 
     Raises
     ------
@@ -38,11 +44,25 @@ def model_facts(
         of another number of outputs: only a head that is missing may be new.
     """
     model, new_weights = _on_meta(folder, uri, head, outputs)
-    text = config.get_text_config()
     parameters = [one.numel() for one in model.parameters()]
     trained = sum(parameters)
     if lora is not None:
         trained = trained_parameters(model, uri, lora, new_weights)
+    if isinstance(processor, BaseImageProcessor):
+        return ModelFacts(
+            architecture=type(model).__name__,
+            model_type=config.model_type,
+            parameters=sum(parameters),
+            trainable_parameters=trained,
+            layers=image_layers(config),
+            hidden_size=image_width(config),
+            intermediate_size=0,
+            attention_heads=0,
+            vocabulary=0,
+            classes=outputs,
+            image=image_facts(model, PixelForm.of(processor, uri), uri, image_layers(config)),
+        )
+    text = config.get_text_config()
     return ModelFacts(
         architecture=type(model).__name__,
         model_type=config.model_type,
@@ -83,12 +103,12 @@ def _on_meta(
     other_shapes = {key[0] for key in loaded["mismatched_keys"]}
     lacking = {*loaded["missing_keys"], *other_shapes}
     require_weights(uri, head, model.base_model_prefix, lacking)
-    if other_shapes:
+    if other_shapes and not head.sees:
         raise UsageError(
             f"model.uri: {uri}: its head is not one for {outputs} outputs (of another shape: "
             f"{few(sorted(other_shapes))}); take a model without head"
         )
-    return model, tuple(loaded["missing_keys"])
+    return model, tuple(sorted(lacking))
 
 
 def _inner_size(config: PretrainedConfig) -> int:

@@ -28,20 +28,35 @@ def require_same_labels(
         If the data have other classes, or the same in another order; or if the head is one for
         numbers, for which no two sets of rows have the same scale.
     """
-    if head.generates or not any(head.suffix in name for name in config.architectures or ()):
+    if head.generates or head.sees or not has_head(config, head):
         return
     if head.problem_type == "regression":
         raise UsageError(
             f"model.uri: {uri}: it has a head already, which tells numbers of other rows or "
             "classes; text-regression starts from a model without head"
         )
-    theirs = tuple(str(label) for _, label in sorted((config.id2label or {}).items()))
+    theirs = labels_of(config)
     unnamed = all(_UNNAMED.fullmatch(label) for label in theirs)
     if len(theirs) != len(labels) or not (unnamed or theirs == labels):
         raise UsageError(
             f"model.uri: {uri}: it classifies into {few(theirs)}, the data into {few(labels)}; "
             "name the labels in the model's order in dataset.labels, or take a model without head"
         )
+
+
+def has_head(config: PreTrainedConfig, head: Head) -> bool:
+    """Whether a model has such a head already."""
+    return any(head.suffix in name for name in config.architectures or ())
+
+
+def labels_of(config: PreTrainedConfig) -> tuple[str, ...]:
+    """The classes of a model's outputs, in their order."""
+    return tuple(str(label) for _, label in sorted((config.id2label or {}).items()))
+
+
+def replaces_head(config: PreTrainedConfig, head: Head, labels: tuple[str, ...]) -> bool:
+    """Whether the head that a model of images comes with is for other classes, and gives way."""
+    return head.sees and has_head(config, head) and labels_of(config) != labels
 
 
 def require_same_padding(

@@ -6,11 +6,13 @@ from typing import Any, Literal
 
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     PreTrainedConfig,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
 )
@@ -27,7 +29,9 @@ class Head:
     ``auto`` is the class that loads a model with it, ``architectures`` the model types that have
     it, each with its class's name; ``suffix`` is what those names have in common. ``advice`` names
     models that have it. ``generates`` says that its outputs are the next token, of the tokenizer's,
-    and not classes of the data's: no weight of such a model may be new.
+    and not classes of the data's: no weight of such a model may be new. ``sees`` says that it reads
+    images; as these models come with a head for ImageNet's classes, a head for other classes than
+    the data's is replaced.
     """
 
     task: Task
@@ -37,6 +41,7 @@ class Head:
     advice: str
     problem_type: ProblemType | None = None
     generates: bool = False
+    sees: bool = False
 
     def settle(self, config: PreTrainedConfig, labels: tuple[str, ...]) -> None:
         """Write into a configuration what its outputs are, so that no reader has to guess."""
@@ -92,4 +97,22 @@ CAUSAL = Head(
     suffix="ForCausalLM",
     advice="a text decoder, such as llama, qwen2, mistral or gpt2",
     generates=True,
+)
+
+_NOT_WHOLE = frozenset({"clip", "metaclip_2", "perceiver", "siglip", "siglip2", "timm_wrapper"})
+"""These are half of another model, or need another library."""
+
+IMAGES = Head(
+    task=Task.IMAGE_CLASSIFICATION,
+    auto=AutoModelForImageClassification,
+    architectures={
+        # Of several classes the first one is that which the Auto class takes.
+        model: name if isinstance(name, str) else name[0]
+        for model, name in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES.items()
+        if model not in _NOT_WHOLE
+    },
+    suffix="ForImageClassification",
+    advice="a model of images, such as vit, resnet, convnext, swin or dinov2",
+    problem_type="single_label_classification",
+    sees=True,
 )

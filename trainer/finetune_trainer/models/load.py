@@ -21,10 +21,16 @@ from transformers import (
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from finetune_trainer.errors import UsageError
-from finetune_trainer.models.check import check_config, load_tokenizer
-from finetune_trainer.models.fit import require_same_labels, require_same_padding, require_weights
+from finetune_trainer.models.check import check_config
+from finetune_trainer.models.fit import (
+    replaces_head,
+    require_same_labels,
+    require_same_padding,
+    require_weights,
+)
 from finetune_trainer.models.generation import settle_generation
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.processors import Processor, load_processor
 
 # Rates at which a model drops something at random while it learns, by the names in use.
 _DROPOUT = re.compile(r"dropout|pdrop|layerdrop|drop_path")
@@ -32,10 +38,10 @@ _DROPOUT = re.compile(r"dropout|pdrop|layerdrop|drop_path")
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model with its head, and the tokenizer that goes with it."""
+    """A model with its head, and the tokenizer or image processor that goes with it."""
 
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    processor: Processor
     new_weights: tuple[str, ...]
 
 
@@ -60,20 +66,22 @@ def load_model(
         weights, or a head for other labels.
     """
     config = check_config(folder, uri, head)
-    tokenizer = load_tokenizer(folder, uri)
+    processor = load_processor(folder, uri, head)
     require_same_labels(uri, config, head, labels)
-    require_same_padding(uri, config, tokenizer)
+    anew = replaces_head(config, head, labels)
     head.settle(config, labels)
-    config.pad_token_id = tokenizer.pad_token_id
+    if isinstance(processor, PreTrainedTokenizerBase):
+        require_same_padding(uri, config, processor)
+        config.pad_token_id = processor.pad_token_id
     if dropout is not None:
         override_dropout(config, dropout)
-    model, missing = _weights(folder, uri, config, head)
+    model, missing = _weights(folder, uri, config, head, replaced=anew)
     require_weights(uri, head, model.base_model_prefix, missing)
     if missing:
         _make_head(model, missing, seed)
-    if head.generates:
-        settle_generation(model, tokenizer)
-    return Loaded(model=model, tokenizer=tokenizer, new_weights=tuple(missing))
+    if isinstance(processor, PreTrainedTokenizerBase) and head.generates:
+        settle_generation(model, processor)
+    return Loaded(model=model, processor=processor, new_weights=tuple(missing))
 
 
 def override_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
@@ -91,8 +99,9 @@ def override_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
 
 
 def _weights(
-    folder: Path, uri: str, config: PreTrainedConfig, head: Head
+    folder: Path, uri: str, config: PreTrainedConfig, head: Head, *, replaced: bool
 ) -> tuple[PreTrainedModel, list[str]]:
+    """The model, and the names of what it lacks; a head that is ``replaced`` it lacks whole."""
     # What the loader reports: names of weights by what became of them.
     report: dict[str, Any]
     try:
@@ -103,6 +112,7 @@ def _weights(
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=replaced,
             output_loading_info=True,
         )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
@@ -114,7 +124,19 @@ def _weights(
         # There the loader notes every renaming that it knows, and saving would go back to names
         # of old (LayerNorm.gamma); without the note it takes those that the architecture has.
         del model._weight_conversions  # noqa: SLF001
-    return model, sorted(report["missing_keys"])
+    lacking = {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    if replaced:
+        lacking |= set(head_weights(model))
+    return model, sorted(lacking)
+
+
+def head_weights(model: PreTrainedModel) -> list[str]:
+    """Names of the weights outside of the backbone."""
+    return [
+        name
+        for name, _ in model.named_parameters()
+        if not name.startswith(f"{model.base_model_prefix}.")
+    ]
 
 
 def _make_head(model: PreTrainedModel, missing: Iterable[str], seed: int) -> None:

@@ -1,7 +1,8 @@
 """What a user of an exported model would write; the export runs it as a script of its own.
 
 It imports nothing of this project. Standard input is JSON: the pipeline's ``task``, its
-``settings``, the ``inputs`` and how they are passed (``call``); the answers go out as JSON. The
+``settings``, the ``inputs`` and how they are passed (``call``), and its ``processor``'s name
+(tokenizer, image_processor); the answers go out as JSON. The
 first argument is the model's folder. Where that holds an adapter, ``base`` is the folder of the
 model that it goes onto, and ``auto`` the class that loads that one.
 """
@@ -12,7 +13,16 @@ from typing import Any
 
 import transformers
 from peft import PeftModel
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedModel, pipeline
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    pipeline,
+)
+
+PROCESSORS: dict[str, Any] = {"tokenizer": AutoTokenizer, "image_processor": AutoImageProcessor}
 
 
 def with_adapter(folder: str, base: str, auto: str) -> PreTrainedModel:
@@ -29,10 +39,11 @@ def with_adapter(folder: str, base: str, auto: str) -> PreTrainedModel:
 def main() -> None:
     """Answer for the inputs of standard input."""
     asked, folder = json.load(sys.stdin), sys.argv[1]
+    processor = PROCESSORS[asked["processor"]].from_pretrained(folder)
     answer = pipeline(
         asked["task"],
         model=with_adapter(folder, asked["base"], asked["auto"]) if asked["base"] else folder,
-        tokenizer=AutoTokenizer.from_pretrained(folder),
+        **{asked["processor"]: processor},
         **asked["settings"],
     )
     # Some pipelines look at the first input before they count them.

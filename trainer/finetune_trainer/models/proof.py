@@ -24,6 +24,11 @@ class Pipeline:
     settings: Mapping[str, Any] = field(default_factory=dict)  # keywords of transformers
     call: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def processor(self) -> str:
+        """What it calls that which turns inputs into the model's."""
+        return "image_processor" if self.task.startswith("image-") else "tokenizer"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:

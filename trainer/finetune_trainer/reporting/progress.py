@@ -116,12 +116,14 @@ class ProgressLog:
         self._curve.add_loss(event.step, event.loss)
         self._recent.append(_StepTime(event.seconds, event.rows, event.tokens))
         seconds = max(sum(recent.seconds for recent in self._recent), 1e-9)
+        tokens = sum(recent.tokens for recent in self._recent)
         self._set(
             step=event.step,
             loss=event.loss,
             learning_rate=event.learning_rate,
             rows_per_second=sum(recent.rows for recent in self._recent) / seconds,
-            tokens_per_second=sum(recent.tokens for recent in self._recent) / seconds,
+            # Images have none.
+            tokens_per_second=tokens / seconds if tokens else None,
             seconds_per_step=statistics.median(recent.seconds for recent in self._recent),
             remaining_checkpoints=event.remaining_checkpoints,
             remaining_evaluations=event.remaining_evaluations,

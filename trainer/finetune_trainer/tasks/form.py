@@ -12,13 +12,15 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.report import BaselineFit, PrepareReport
+from finetune_api.report import BaselineFit, ImageStatistics, PrepareReport
 from finetune_api.run import Run
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.form import AnyCleanRow, AnyForm
+from finetune_trainer.data.pixels import PixelForm
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.processors import Processor
 from finetune_trainer.training.rows import Batch, Collation, Padding
 
 RowLoss = Callable[[Any, Batch], torch.Tensor]
@@ -64,6 +66,19 @@ class Evidence(Protocol):
         """Score every test row by the model and by each baseline, and sum up."""
 
 
+class ImageTask(Protocol):
+    """What the prepare step does besides where inputs are images."""
+
+    def decoded(self, processor: Processor, uri: str, folder: Path) -> AnyForm:
+        """The form of rows whose images are decoded as they are read, and kept in ``folder``."""
+
+    def describe(self, rows: Sequence[AnyCleanRow]) -> ImageStatistics:
+        """What training images are like."""
+
+    def keep(self, rows: Sequence[AnyCleanRow], folder: Path) -> None:
+        """Keep a few of the test images as they came, below the test rows' folder."""
+
+
 def use_as_trained(model: PreTrainedModel, prepared: PrepareReport) -> None:
     """Most models are scored and exported as they were trained."""
 
@@ -73,18 +88,27 @@ class TaskForm:
     """A task, whole.
 
     ``rendering`` is for a model's folder, its tokenizer and a run; most tasks have none, for their
-    rows are encoded once they have their roles. ``encoder`` is for a tokenizer, the classes and the
-    longest example. ``loss`` is for a model and what was prepared; ``call`` are further keywords of
-    the model's call. ``finish`` makes of a trained model, in place, the one that is scored and
-    exported.
+    rows are encoded once they have their roles. ``encoder`` is for a tokenizer or image processor,
+    the classes and the longest example, ``collation`` for the padding of texts or the form of
+    images, and ``images`` for a task on images. ``loss`` is for a model and what was prepared;
+    ``call`` are further keywords of the model's call. ``finish`` makes of a trained model, in
+    place, the one that is scored and exported.
     """
 
     rows: AnyForm
-    rendering: Callable[[Path, PreTrainedTokenizerBase, Run], Rendering] | None = None
-    encoder: Callable[[PreTrainedTokenizerBase, tuple[str, ...], int], Encoder[Any, Any]]
+    images: ImageTask | None = None
+    # Each task's own kind of processor goes in, hence Any.
+    rendering: Callable[[Path, Any, Run], Rendering] | None = None
+    encoder: Callable[[Any, tuple[str, ...], Any], Encoder[Any, Any]]
     head: Head
-    collation: Callable[[Padding], Collation]
+    collation: Callable[[Any], Collation]
     loss: Callable[[PreTrainedModel, PrepareReport], RowLoss]
     call: Mapping[str, Any] = field(default_factory=dict)
     evidence: Evidence
     finish: Callable[[PreTrainedModel, PrepareReport], None] = use_as_trained
+
+    def batches(self, processor: Processor, uri: str, multiple_of: int = 1) -> Collation:
+        """How prepared rows become batches for a model with this processor."""
+        if isinstance(processor, PreTrainedTokenizerBase):
+            return self.collation(Padding(int(processor.pad_token_id), multiple_of=multiple_of))
+        return self.collation(PixelForm.of(processor, uri))

@@ -137,6 +137,7 @@ class Boundary(TrainerCallback):
     ) -> None:
         """Agree on the step's loss and on a stop, then do what is due."""
         step = state.global_step
+        self._trainer.settle_statistics()
         stopping = self._agree(step)
         self._score_and_save(step, control, stopping=stopping)
         self._step_began = time.monotonic()

@@ -4,26 +4,31 @@ from typing import Any
 
 import torch
 
+from finetune_api.footprint import bucket_elements
 from finetune_api.job import Offload, Precision
 from finetune_api.run import RunTraining
 
-# DeepSpeed's own figure would take 2 GB of each rank's memory, however small the model.
-_BUCKET_ELEMENTS = 50_000_000
-
 
 def deepspeed_config(
-    training: RunTraining, *, precision: Precision, device: torch.device
+    training: RunTraining,
+    *,
+    precision: Precision,
+    device: torch.device,
+    trainable_parameters: int,
 ) -> dict[str, Any]:
     """The configuration as DeepSpeed reads it (values are of its many types, hence ``Any``).
 
+    A buffer of gradients is as large as the model needs and no larger than a stated bound:
+    DeepSpeed's own figure would take 2 GB of each rank's memory, however small the model.
     It has no optimizer and no scheduler: the Trainer owns both, and no compiler is needed to
     build DeepSpeed's own.
     """
+    bucket = bucket_elements(trainable_parameters)
     zero: dict[str, Any] = {
         "stage": training.zero_stage,
         "contiguous_gradients": True,
-        "reduce_bucket_size": _BUCKET_ELEMENTS,
-        "allgather_bucket_size": _BUCKET_ELEMENTS,
+        "reduce_bucket_size": bucket,
+        "allgather_bucket_size": bucket,
     }
     if training.zero_stage == 3:
         # Without it a checkpoint would hold shards only, and no model.

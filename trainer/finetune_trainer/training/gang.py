@@ -4,7 +4,7 @@ Used by ``rank`` and by what ranks decide together.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeVar, cast
 
@@ -70,6 +70,19 @@ class Gang:
         together = torch.tensor(numbers, dtype=torch.float64, device=self.device)
         dist.all_reduce(together)
         return [float(number) for number in together.tolist()]
+
+    def average(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Put the mean over the ranks into each tensor, bit for bit the same on every rank."""
+        if self.place.world_size == 1 or not tensors:
+            return
+        together = torch.cat([one.detach().flatten().double() for one in tensors])
+        dist.all_reduce(together)
+        together /= self.place.world_size
+        # Sums may differ in their last bits by the order in which a rank made them.
+        dist.broadcast(together, src=0)
+        sizes = [one.numel() for one in tensors]
+        for tensor, mean in zip(tensors, torch.split(together, sizes), strict=True):
+            tensor.copy_(mean.reshape(tensor.shape))
 
     def any(self, flag: bool) -> bool:  # noqa: FBT001
         """Whether the flag is set on any rank."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from finetune_trainer.training.packing import PackedPlan
 from finetune_trainer.training.rows import Batch, Columns, Padding, PreparedRows, padded
@@ -65,11 +65,13 @@ def token_loss(outputs: Any, batch: Batch) -> torch.Tensor:
     """Σ weight·nll of the tokens of each line, ``[lines]``.
 
     Only the learned tokens' logits are widened to fp32: prompts and padding take no such memory.
+    They are picked out of all positions at once: cut first, their gradient would be built twice.
     """
     weights = batch[TOKEN_WEIGHTS][:, 1:]
     learned = weights > 0
     targets = batch["input_ids"][:, 1:][learned]
-    nll = cross_entropy(outputs.logits[:, :-1][learned].float(), targets, reduction="none")
+    before = pad(learned, (0, 1))
+    nll = cross_entropy(outputs.logits[before].float(), targets, reduction="none")
     return torch.zeros_like(weights).masked_scatter(learned, nll * weights[learned]).sum(dim=1)
 
 

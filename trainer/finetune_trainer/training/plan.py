@@ -19,7 +19,8 @@ class MicroBatch:
     """What one rank computes at once.
 
     ``rows`` always has the micro-batch's full length, so that every rank makes the same shapes of
-    collective calls; entries where ``real`` is false only fill up and weigh nothing.
+    collective calls; entries where ``real`` is false only fill up and weigh nothing. They are the
+    batch's rows once more, so that statistics over a micro-batch stay those of the data.
     """
 
     rows: npt.NDArray[np.int64]
@@ -80,7 +81,7 @@ class StepPlan:
             np.arange(self.micro_batch_size) + micro * self.micro_batch_size
         )
         real = places < len(batch)
-        return MicroBatch(rows=batch[np.where(real, places, 0)], real=real)
+        return MicroBatch(rows=batch[places % len(batch)], real=real)
 
 
 @lru_cache(maxsize=2)

@@ -3,7 +3,7 @@
 Read by each rank from the shared workspace, memory-mapped; only its own micro-batches are decoded.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,13 @@ from finetune_trainer.training.plan import StepPlan
 Batch = dict[str, torch.Tensor]
 Columns = Mapping[str, Sequence[Any]]
 """Columns of some prepared rows, as `datasets` gives them."""
+
+Vary = Callable[[Columns, Sequence[int], int], Columns]
+"""Changes the columns of rows, given by their numbers, as an epoch has them."""
+
+PIXELS = "pixels"
+_PIXELS_PER_TOKEN = 16 * 16
+"""What an image counts as, where batches are filled: a patch of a vision transformer, a token."""
 
 _SEQUENCES = ("input_ids", "attention_mask", "token_type_ids")
 _NOT_INPUTS = ("labels", "weights", "token_weights", "real", "batch_weight", "tokens")
@@ -103,6 +110,7 @@ class PreparedRows:
     def __init__(self, dataset: Dataset, collation: Collation) -> None:
         wanted = [name for name in collation.columns if name in dataset.column_names]
         self.lengths = _lengths(dataset)
+        self.tokens = np.zeros_like(self.lengths) if PIXELS in wanted else self.lengths
         self._dataset = dataset.select_columns(wanted)
         self._collation = collation
         self.weights = np.ones(len(dataset))
@@ -135,12 +143,15 @@ class PreparedRows:
         columns: Columns = self._dataset[list(rows)]
         return columns
 
-    def batch(self, rows: Sequence[int]) -> tuple[Batch, npt.NDArray[np.int64]]:
+    def batch(
+        self, rows: Sequence[int], vary: Callable[[Columns], Columns] | None = None
+    ) -> tuple[Batch, npt.NDArray[np.int64]]:
         """Inputs, ``labels`` and ``weights`` of these rows, and each row's tokens."""
         chosen = list(rows)
-        batch = self._collation.batch(self.columns(chosen))
+        columns = self.columns(chosen)
+        batch = self._collation.batch(columns if vary is None else vary(columns))
         batch["weights"] = torch.from_numpy(self.weights[chosen].astype(np.float32))
-        return batch, self.lengths[chosen]
+        return batch, self.tokens[chosen]
 
 
 class StepStream:
@@ -150,11 +161,20 @@ class StepStream:
     Each batch has, beside the inputs: ``real`` (1 or 0 per row), ``batch_weight`` (what the rows of
     the whole global batch weigh) and ``tokens`` (this micro-batch's real ones). The weight is known
     to every rank before it computes anything, for each of them knows the whole batch's rows.
+    ``vary`` changes rows anew in each epoch.
     """
 
     def __init__(
-        self, rows: PreparedRows, plan: StepPlan, *, rank: int, first_step: int, total_steps: int
+        self,
+        rows: PreparedRows,
+        plan: StepPlan,
+        *,
+        rank: int,
+        first_step: int,
+        total_steps: int,
+        vary: Vary | None = None,
     ) -> None:
+        self._vary = vary
         self._rows = rows
         self._plan = plan
         self._rank = rank
@@ -171,12 +191,20 @@ class StepStream:
 
     def _batch(self, step: int, micro: int) -> Batch:
         share = self._plan.micro_batch(step, micro, self._rank)
-        batch, lengths = self._rows.batch(share.rows.tolist())
+        rows = share.rows.tolist()
+        batch, tokens = self._rows.batch(rows, self._varied(rows, step))
         weight = self._rows.weights[self._plan.global_batch(step)].sum()
         batch["real"] = torch.from_numpy(share.real.astype(np.float32))
         batch["batch_weight"] = torch.tensor(weight, dtype=torch.float32)
-        batch["tokens"] = torch.tensor(int((share.real * lengths).sum()))
+        batch["tokens"] = torch.tensor(int((share.real * tokens).sum()))
         return batch
+
+    def _varied(self, rows: Sequence[int], step: int) -> Callable[[Columns], Columns] | None:
+        vary = self._vary
+        if vary is None:
+            return None
+        epoch = step // self._plan.steps_per_epoch
+        return lambda columns: vary(columns, rows, epoch)
 
 
 def scoring_batches(
@@ -225,7 +253,10 @@ def padded(values: Sequence[Sequence[int]], width: int, fill: int) -> torch.Tens
 
 
 def _lengths(dataset: Dataset) -> npt.NDArray[np.int64]:
-    """Tokens of each row."""
+    """Tokens of each row; of an image, what it counts as."""
+    if PIXELS in dataset.column_names:
+        pixels = len(dataset[0][PIXELS]) // 3 if len(dataset) else 0
+        return np.full(len(dataset), max(1, pixels // _PIXELS_PER_TOKEN), dtype=np.int64)
     lengths = pc.list_value_length(dataset.with_format("arrow")[:]["input_ids"])
     if isinstance(lengths, pa.ChunkedArray):
         lengths = lengths.combine_chunks()

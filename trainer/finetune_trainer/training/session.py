@@ -19,17 +19,20 @@ from finetune_api.run import LAYOUT, Run, RunTraining, total_steps
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError
-from finetune_trainer.models.check import load_tokenizer
 from finetune_trainer.models.load import load_model
 from finetune_trainer.models.lora import adapt
+from finetune_trainer.models.processors import load_processor
 from finetune_trainer.reporting.events import Event, Finished, Staged
 from finetune_trainer.reporting.tensorboard import TensorBoardFiles
 from finetune_trainer.tasks.registry import FORMS
+from finetune_trainer.training.augmentation import Variation
+from finetune_trainer.training.batch_norm import Norms
 from finetune_trainer.training.boundary import Boundary, Parts
 from finetune_trainer.training.cadence import Cadence
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.deepspeed_config import join_process_group
 from finetune_trainer.training.gang import Gang, backend_of, claim_device, process_group
+from finetune_trainer.training.image_batches import ImageBatches
 from finetune_trainer.training.language_rows import LanguageBatches, PackedRows, PackedStream
 from finetune_trainer.training.manifest import Identity
 from finetune_trainer.training.packing import PackedPlan
@@ -37,7 +40,7 @@ from finetune_trainer.training.packing_proof import keeps_rows_apart
 from finetune_trainer.training.place import Place
 from finetune_trainer.training.plan import StepPlan
 from finetune_trainer.training.resume import Resume, choose, clear_torn
-from finetune_trainer.training.rows import Collation, Padding, PreparedRows, StepStream
+from finetune_trainer.training.rows import Collation, PreparedRows, StepStream
 from finetune_trainer.training.stop import StopRequest
 from finetune_trainer.training.trainer import FineTuneTrainer, training_arguments
 
@@ -171,11 +174,11 @@ def _assemble(
     steps = total_steps(training, report.data.steps_count_in)
     form = FORMS[run.task]
     folder = resolve_local(run.model.uri, environment, "model.uri")
-    padding = Padding(
-        int(load_tokenizer(folder, run.model.uri).pad_token_id),
+    collation = form.batches(
+        load_processor(folder, run.model.uri, form.head),
+        run.model.uri,
         multiple_of=1 if gang.device.type == "cpu" else _GPU_PADDING_MULTIPLE,
     )
-    collation = form.collation(padding)
     train_rows = PreparedRows.load(prepared / "train", collation)
     if len(train_rows) != report.data.steps_count_in:
         raise DataError(
@@ -198,10 +201,13 @@ def _assemble(
     trainer = FineTuneTrainer(
         model=model,
         arguments=arguments,
-        stream=PackedStream(packed, **span) if packed else StepStream(train_rows, plan, **span),
+        stream=PackedStream(packed, **span)
+        if packed
+        else StepStream(train_rows, plan, vary=_variation(training, collation), **span),
         row_loss=form.loss(_base_class(model), report),
         call=form.call,
         gang=gang,
+        norms=Norms(model, training.batch_norm, gang),
         resized=resume is not None and resume.ranks != place.world_size,
     )
     parts = Parts(
@@ -241,7 +247,11 @@ def _load(
     """
     training = run.training.model_copy(update={"accumulation_steps": accumulation_steps})
     arguments = training_arguments(
-        training, output=store.root, total_steps=steps, device=gang.device
+        training,
+        output=store.root,
+        total_steps=steps,
+        device=gang.device,
+        trainable_parameters=report.model.trainable_parameters,
     )
     loaded = load_model(
         folder,
@@ -251,6 +261,12 @@ def _load(
         dropout=training.dropout,
         seed=training.seed,
     )
+    if training.activation_checkpointing and not loaded.model.supports_gradient_checkpointing:
+        raise UsageError(
+            f"training.activationCheckpointing: {type(loaded.model).__name__} can't compute "
+            "activations again; leave it out (it is tried once memory runs out at a single row: "
+            "then smaller images or a smaller model is the way)"
+        )
     lora = run.model.adaptation
     if lora is None:
         return arguments, loaded.model
@@ -264,13 +280,21 @@ def _base_class(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return base
 
 
+def _variation(training: RunTraining, collation: Collation) -> Variation | None:
+    """How training images are varied, where the run wants that."""
+    if training.augmentation is None or not isinstance(collation, ImageBatches):
+        return None
+    return Variation(training.augmentation, training.seed, collation)
+
+
 def _packed(
     training: RunTraining, rows: PreparedRows, collation: Collation, plan: StepPlan, steps: int
 ) -> PackedRows | None:
     """The rows of each step in shared sequences, where the run wants that."""
-    if not training.packing or not isinstance(collation, LanguageBatches):
+    length = training.max_length
+    if not training.packing or length is None or not isinstance(collation, LanguageBatches):
         return None
-    packed = PackedPlan.of(plan, rows.lengths, training.max_length, steps)
+    packed = PackedPlan.of(plan, rows.lengths, length, steps)
     return PackedRows(rows=rows, collation=collation, plan=packed)
 
 

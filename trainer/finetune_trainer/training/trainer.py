@@ -20,6 +20,7 @@ from finetune_api.run import RunTraining
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.lora import save_adapter
 from finetune_trainer.tasks.form import RowLoss
+from finetune_trainer.training.batch_norm import Norms
 from finetune_trainer.training.deepspeed_config import deepspeed_config
 from finetune_trainer.training.gang import Gang
 from finetune_trainer.training.language_rows import PackedStream
@@ -73,6 +74,7 @@ class FineTuneTrainer(Trainer):
         row_loss: RowLoss,
         call: Mapping[str, Any],  # keywords of a model's call, of their many types
         gang: Gang,
+        norms: Norms,
         resized: bool = False,
     ) -> None:
         """``resized``: what it resumes was written by another number of ranks."""
@@ -86,6 +88,7 @@ class FineTuneTrainer(Trainer):
         self._row_loss = row_loss
         self._call = call
         self._gang = gang
+        self._norms = norms
         self._resized = resized
         self._sums = StepSums.none(gang.device)
 
@@ -125,6 +128,7 @@ class FineTuneTrainer(Trainer):
         DeepSpeed averages gradients over ranks and (as the Trainer calls it) sums them over
         micro-batches; times the number of ranks, the average is the sum.
         """
+        self._norms.before_forward()
         losses, outputs = self._row_losses(model, inputs)
         part = (losses * inputs["real"]).sum() / inputs["batch_weight"]
         self._sums.loss += part.detach().double()
@@ -168,6 +172,10 @@ class FineTuneTrainer(Trainer):
             if weight.requires_grad
         )
         return tuple(float(part) for one in held for part in (one.sum(), one.abs().sum()))
+
+    def settle_statistics(self) -> None:
+        """Make what no gradient moves equal on all ranks. Called by every rank, after each step."""
+        self._norms.after_step()
 
     def take_sums(self) -> StepSums:
         """What was computed since this was last asked."""
@@ -230,7 +238,12 @@ class FineTuneTrainer(Trainer):
 
 
 def training_arguments(
-    training: RunTraining, *, output: Path, total_steps: int, device: torch.device
+    training: RunTraining,
+    *,
+    output: Path,
+    total_steps: int,
+    device: torch.device,
+    trainable_parameters: int,
 ) -> TrainingArguments:
     """The Trainer's settings. Made before the model is loaded, for ZeRO 3 scatters it on the way.
 
@@ -263,7 +276,12 @@ def training_arguments(
         activation_checkpointing_kwargs={"use_reentrant": False},
         torch_compile=training.compile,
         use_cpu=device.type == "cpu",
-        deepspeed=deepspeed_config(training, precision=precision, device=device),
+        deepspeed=deepspeed_config(
+            training,
+            precision=precision,
+            device=device,
+            trainable_parameters=trainable_parameters,
+        ),
         ignore_data_skip=True,
         logging_nan_inf_filter=False,
         logging_strategy="no",

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune_api.report import DataReport
+from finetune_api.report import DataReport, Spread
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.facts import PageFacts
 
@@ -40,6 +40,7 @@ class Data:
     totals: tuple[str, ...]
     target: tuple[tuple[str, str], ...]
     tokens: tuple[tuple[str, str], ...]
+    images: tuple[tuple[str, str], ...]
 
 
 def data(facts: PageFacts) -> Data | None:
@@ -63,6 +64,7 @@ def data(facts: PageFacts) -> Data | None:
         totals=tuple(map(figures.count, (*by_role, sum(by_role)))),
         target=_target(report),
         tokens=_tokens(report),
+        images=_images(report),
     )
 
 
@@ -118,3 +120,23 @@ def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:
         ("Longest row", figures.count(tokens.max)),
         ("Rows cut to the limit", cut),
     )
+
+
+def _images(report: DataReport) -> tuple[tuple[str, str], ...]:
+    images = report.images
+    if images is None:
+        return ()
+    modes = (f"{mode} {figures.count(rows)}" for mode, rows in images.modes.items())
+    return (
+        ("Width, in pixels", _spread(images.width)),
+        ("Height, in pixels", _spread(images.height)),
+        ("How they hold color", ", ".join(modes)),
+        ("What the model reads", f"{images.read_width} × {images.read_height} pixels, RGB"),
+    )
+
+
+def _spread(one: Spread) -> str:
+    if one.min == one.max:
+        return figures.count(one.min)
+    middle = figures.places(one.median)
+    return f"{figures.count(one.min)} to {figures.count(one.max)}, median {middle}"

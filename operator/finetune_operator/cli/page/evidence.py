@@ -113,6 +113,7 @@ class Evidence:
     class_title: str
     classes: tuple[ClassRow, ...]
     answers: tuple[Generation, ...]
+    mistakes: tuple[tuple[str, ...], ...]
 
 
 def evidence(facts: PageFacts) -> Evidence | None:
@@ -150,6 +151,10 @@ def evidence(facts: PageFacts) -> Evidence | None:
             for c in report.per_class
         ),
         answers=report.generations,
+        mistakes=tuple(
+            (one.row_id, one.truth, one.predicted, figures.with_percent(one.probability))
+            for one in report.mistakes
+        ),
     )
 
 

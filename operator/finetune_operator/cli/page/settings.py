@@ -65,7 +65,7 @@ def model(facts: PageFacts) -> tuple[tuple[str, str], ...]:
         ("Weights that are trained", figures.count(found.trainable_parameters)),
         ("Layers", figures.count(found.layers)),
         ("Hidden size", figures.count(found.hidden_size)),
-        ("Vocabulary", figures.count(found.vocabulary)),
+        *(() if found.image else (("Vocabulary", figures.count(found.vocabulary)),)),
     )
 
 

@@ -1,0 +1,144 @@
+"""What a classifier of images is measured by, and compared with: majority, and pixels and edges."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from finetune_api.report import BaselineFit, Mistake
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.data.originals import read_originals
+from finetune_trainer.data.pixels import CHANNELS, Pixels
+from finetune_trainer.errors import DataError
+from finetune_trainer.evaluation.class_evidence import predictions_table
+from finetune_trainer.evaluation.classification import RowOutputs, score
+from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.image_baselines import (
+    fit_image_baselines,
+    load_image_baselines,
+    save_image_baselines,
+)
+from finetune_trainer.evaluation.inference import row_logits
+from finetune_trainer.evaluation.metrics import Floats, log_probabilities
+from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
+from finetune_trainer.training.image_batches import ImageBatches
+
+MOST_MISTAKES = 10
+
+
+class ImageEvidence:
+    """Evidence of a classifier of images; ``ImageRows`` are what it is given."""
+
+    def fit_baselines(
+        self,
+        train: Sequence[AnyCleanRow],
+        select: Sequence[AnyCleanRow],
+        classes: tuple[str, ...],
+        *,
+        seed: int,
+        folder: Path,
+    ) -> tuple[BaselineFit, ...]:
+        """Fit on ``train`` alone; ``select`` only shows how well it went."""
+        numbers = {label: number for number, label in enumerate(classes)}
+        labels = np.asarray([numbers[row.target] for row in train], dtype=np.int64)
+        fitted = fit_image_baselines(_Stored(train), labels, [row.unit for row in train], seed)
+        save_image_baselines(fitted, folder)
+        truth = np.asarray([numbers[row.target] for row in select])
+
+        def accuracy(probabilities: Floats) -> float:
+            return float((probabilities.argmax(axis=1) == truth).mean())
+
+        return (
+            BaselineFit(
+                name=fitted.majority.name,
+                cross_validated=max(fitted.majority.shares),
+                select=accuracy(fitted.majority.predict_proba(select)),
+            ),
+            BaselineFit(
+                name=fitted.pixels.name,
+                settings=fitted.settings,
+                cross_validated=fitted.cross_validated,
+                select=accuracy(fitted.pixels.predict_proba(_Stored(select))),
+            ),
+        )
+
+    def find(self, test: TestRows) -> Findings:
+        """Score every test row by the model and by each baseline, in the same order."""
+        majority, pixels = load_image_baselines(test.baselines)
+        groups = test.groups
+        outputs = RowOutputs(
+            names=test.prepared.labels,
+            labels=np.asarray(test.rows["label"], dtype=np.int64),
+            logits=row_logits(test.model, test.rows, test.collation),
+            baselines={
+                majority.name: majority.predict_proba(test.rows),
+                pixels.name: pixels.predict_proba(_prepared(test)),
+            },
+            groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
+        )
+        originals = read_originals(test.folder)
+        places = {row_id: place for place, row_id in enumerate(test.ids)}
+        if not originals.keys() <= places.keys():
+            raise DataError(f"{test.folder}: its images are not of its rows; prepare again")
+        chosen = [places[row_id] for row_id in originals]
+        probabilities = np.exp(log_probabilities(outputs.logits))
+        return Findings(
+            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            predictions=predictions_table(test, outputs, kept=()),
+            proof=Proof(
+                # All classes: without a number the pipeline tells the first five.
+                pipeline=Pipeline(
+                    task="image-classification", call={"top_k": len(test.prepared.labels)}
+                ),
+                inputs=[base64.b64encode(image).decode() for image in originals.values()],
+                compare=partial(compare_classes, outputs.names, probabilities[chosen]),
+                device=test.run.gang.device,
+            ),
+            mistakes=surest_mistakes(test.ids, outputs, probabilities),
+        )
+
+
+def surest_mistakes(
+    ids: Sequence[str], outputs: RowOutputs, probabilities: Floats
+) -> tuple[Mistake, ...]:
+    """The rows that were taken for another class with the highest probability."""
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != outputs.labels)
+    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+    return tuple(
+        Mistake(
+            row_id=ids[place],
+            truth=outputs.names[outputs.labels[place]],
+            predicted=outputs.names[predicted[place]],
+            probability=min(1.0, float(probabilities[place, predicted[place]])),
+        )
+        for place in surest[:MOST_MISTAKES].tolist()
+    )
+
+
+class _Stored(Sequence[Pixels]):
+    """The images of rows that are being prepared, each read from disk when it is asked for."""
+
+    def __init__(self, rows: Sequence[AnyCleanRow]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    # A slice is never asked for.
+    def __getitem__(self, place: int) -> Pixels:  # type: ignore[override]
+        image = self._rows[place].input
+        form = image.store.form
+        flat = np.frombuffer(image.pixels(), dtype=np.uint8)
+        return flat.reshape(CHANNELS, form.height, form.width)
+
+
+def _prepared(test: TestRows) -> Iterator[Pixels]:
+    """The images of the test rows, in their order."""
+    assert isinstance(test.collation, ImageBatches)
+    rows: Dataset = test.rows.select_columns(["pixels"])
+    for row in rows:
+        yield test.collation.pixels([row["pixels"]])[0]

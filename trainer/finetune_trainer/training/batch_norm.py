@@ -1,0 +1,44 @@
+"""What becomes of batch normalization's statistics while a model learns.
+
+They are buffers: no gradient moves them, and no gradient makes them equal on the ranks. Frozen they
+stay the model's own. Trained, each rank follows its own micro-batches, and after every step all of
+them take the mean, so that ranks never hold different models, and a resume goes on from the same.
+"""
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from finetune_api.images import BatchNorm
+from finetune_trainer.errors import UsageError
+from finetune_trainer.training.gang import Gang
+
+
+class Norms:
+    """The batch normalizations of a model in training."""
+
+    def __init__(self, model: torch.nn.Module, treatment: BatchNorm, gang: Gang) -> None:
+        self._layers = [one for one in model.modules() if isinstance(one, _BatchNorm)]
+        self._trained = treatment is BatchNorm.TRAIN
+        self._gang = gang
+        if self._trained and not self._layers:
+            raise UsageError(
+                "training.batchNorm: the model has no batch normalization to train; leave it out"
+            )
+
+    def before_forward(self) -> None:
+        """Undo for frozen ones what ``model.train()`` has just done."""
+        if not self._trained:
+            for layer in self._layers:
+                layer.eval()
+
+    def after_step(self) -> None:
+        """Make trained ones equal on all ranks. Called by every rank."""
+        if self._trained:
+            self._gang.average(
+                [
+                    statistics
+                    for layer in self._layers
+                    for statistics in (layer.running_mean, layer.running_var)
+                    if statistics is not None
+                ]
+            )
