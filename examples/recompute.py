@@ -23,11 +23,16 @@ Figures = dict[str, float]
 Report = dict[str, Any]
 
 
+def predictors(report: Report) -> list[str]:
+    """How columns begin: the model's with nothing, each baseline's with its name."""
+    return ["", *(f"{one['name']}_" for one in report["baselines"])]
+
+
 def text_classification(rows: pd.DataFrame, report: Report) -> Figures:
     """One class for each row."""
     names, y = report["labels"], rows["label"].to_numpy()
     found: Figures = {}
-    for who in ("", "majority_", "tfidf_"):
+    for who in predictors(report):
         told = rows[f"{who}predicted"].to_numpy()
         found |= {
             f"{who}accuracy": np.mean(y == told),
@@ -52,6 +57,9 @@ def text_classification(rows: pd.DataFrame, report: Report) -> Figures:
     return found | by_group(rows, report, y == told, lambda one: (y == one, told == one))
 
 
+image_classification = text_classification
+
+
 def reliability(logits: np.ndarray, y: np.ndarray) -> Figures:
     """What follows from probabilities; `y` is the number of the true class."""
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -74,7 +82,7 @@ def multi_label_classification(rows: pd.DataFrame, report: Report) -> Figures:
         return np.array([[name in row for name in names] for row in rows[column]])
 
     y, p = flags("labels"), np.stack(rows["probabilities"].to_numpy())
-    for who in ("", "majority_", "tfidf_"):
+    for who in predictors(report):
         told = flags(f"{who}predicted")
         known = np.flatnonzero((y | told).any(axis=0))
         found |= {
@@ -102,7 +110,7 @@ def text_regression(rows: pd.DataFrame, report: Report) -> Figures:
     """A number for each row."""
     y = rows["label"].to_numpy()
     found: Figures = {}
-    for who in ("", "mean_", "tfidf_"):
+    for who in predictors(report):
         told = rows[f"{who}predicted"].to_numpy()
         found |= {
             f"{who}rmse": np.sqrt(np.mean(np.square(told - y))),
@@ -114,11 +122,11 @@ def text_regression(rows: pd.DataFrame, report: Report) -> Figures:
     return found | by_group(rows, report, np.abs(rows["predicted"].to_numpy() - y), None)
 
 
-def causal_lm(rows: pd.DataFrame, _: Report) -> Figures:
+def causal_lm(rows: pd.DataFrame, report: Report) -> Figures:
     """Sums over the counted tokens of each row."""
     sums = rows.sum(numeric_only=True)
     found: Figures = {}
-    for who in ("", "untuned_"):
+    for who in predictors(report):
         loss = sums[f"{who}nll"] / sums["tokens"]
         found |= {
             f"{who}loss": loss,
