@@ -3,13 +3,14 @@
 A field stands here only together with the code that obeys it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from finetune_api import API_VERSION
+from finetune_api.balance import ClassWeights, Sampling
 from finetune_api.compute import Compute
 from finetune_api.health import EarlyStopping, Health
 from finetune_api.images import Augmentation, BatchNorm
@@ -43,6 +44,16 @@ class DataFormat(StrEnum):
     CSV = "csv"
     JSONL = "jsonl"
     PARQUET = "parquet"
+    CONLL = "conll"
+
+
+class TagScheme(StrEnum):
+    """How the tags of words mark spans."""
+
+    IOB2 = "iob2"
+    IOB1 = "iob1"
+    BIOES = "bioes"
+    PLAIN = "plain"
 
 
 class SplitStrategy(StrEnum):
@@ -177,6 +188,20 @@ class Columns(Contract):
         ShortText | None,
         Field(description="causal-lm: the column with a chat's tools, as a list or as its JSON."),
     ] = None
+    tokens: Annotated[
+        ShortText | None,
+        Field(
+            description="token-classification: the column with a row's words, a list of texts "
+            "(recipe: tokens)."
+        ),
+    ] = None
+    tags: Annotated[
+        ShortText | None,
+        Field(
+            description="token-classification: the column with as many tags, each a text, or a "
+            "number that counts dataset.labels from 0 (recipe: tags)."
+        ),
+    ] = None
     image: Annotated[
         ShortText | None,
         Field(
@@ -201,7 +226,11 @@ class Cleaning(Contract):
     """What is done to the rows before they are split; each step is counted and shown."""
 
     markup: Annotated[
-        bool, Field(description="Take HTML tags and entities out (not of causal-lm's rows).")
+        bool,
+        Field(
+            description="Take HTML tags and entities out (not of the rows of causal-lm and "
+            "token-classification)."
+        ),
     ] = True
     unicode_form: Annotated[
         Literal["NFC", "NFKC", "None"], Field(description="The Unicode form that texts get.")
@@ -292,9 +321,14 @@ class Dataset(Contract):
             description="Test rows of their own. Rows that train also holds are taken out there."
         ),
     ] = None
-    format: Annotated[DataFormat, Field(description="auto goes by the file's ending.")] = (
-        DataFormat.AUTO
-    )
+    format: Annotated[
+        DataFormat,
+        Field(
+            description="auto goes by the file's ending. conll (token-classification): a word and "
+            "its tag in a line, the first and the last of its columns, and an empty line between "
+            "rows."
+        ),
+    ] = DataFormat.AUTO
     columns: Annotated[Columns, Field(description="Which column carries what.")] = Columns()
     labels: Annotated[
         tuple[ShortText, ...],
@@ -304,6 +338,15 @@ class Dataset(Contract):
             "data, sorted. A label that is not named here is an error.",
         ),
     ] = ()
+    tag_scheme: Annotated[
+        TagScheme | None,
+        Field(
+            description="token-classification: iob2: B-TYPE begins a span, I-TYPE goes on, O is "
+            "outside. iob1 (B- only between spans of a type) and bioes (or BILOU) are read as "
+            "iob2, which is what the model learns. plain: each word has a tag of its own, as parts "
+            "of speech have (recipe: iob2)."
+        ),
+    ] = None
     cleaning: Annotated[Cleaning, Field(description="Steps before the split.")] = Cleaning()
     max_dropped_percent: Annotated[
         int | None,
@@ -330,6 +373,10 @@ class Dataset(Contract):
     Cel(
         "!(has(self.epochs) && has(self.maxSteps))",
         "training.epochs and training.maxSteps exclude each other: keep one",
+    ),
+    Cel(
+        "!has(self.classWeights) || self.sampling == 'shuffle'",
+        "training.classWeights and sampling: balanced both make up for rare classes; keep one",
     ),
     Cel(
         "!has(self.batchNorm) || self.batchNorm == 'frozen' || !self.activationCheckpointing",
@@ -448,6 +495,22 @@ class Training(Contract):
         int,
         Field(ge=1, le=100, description="Evaluations on the select rows; the best one is kept."),
     ] = 2
+    class_weights: Annotated[
+        ClassWeights | None,
+        Field(
+            description="Classes weigh differently in the training loss, and in that of the select "
+            "rows; by default all weigh 1. Probabilities are then those of such a mixture of "
+            "classes, too high for the rare ones."
+        ),
+    ] = None
+    sampling: Annotated[
+        Sampling,
+        Field(
+            description="shuffle: an epoch has every training row once. balanced: it has as many "
+            "rows, as many of each class: those of rare classes several times, of frequent ones "
+            "some. Probabilities are then too high for rare classes."
+        ),
+    ] = Sampling.SHUFFLE
     early_stopping: Annotated[
         EarlyStopping | None,
         Field(description="End once it does not get better any more; by default it goes on."),
@@ -733,6 +796,16 @@ def _task_rules(task: Task) -> Iterator[Cel]:
             f"self.task != '{task.value}' || !has(self.evaluation.threshold)",
             f"evaluation.threshold: {task.value} tells no labels by probability; leave it out",
         )
+    if not facts.weighs_classes:
+        yield Cel(
+            f"self.task != '{task.value}' || !has(self.training.classWeights)",
+            f"training.classWeights: {task.value} has not one class for each row; leave it out",
+        )
+    if not facts.balances_rows:
+        yield Cel(
+            f"self.task != '{task.value}' || self.training.sampling == 'shuffle'",
+            f"training.sampling: {task.value} has not one class for each row; set shuffle",
+        )
     if facts.classes is None:
         yield Cel(
             f"self.task != '{task.value}' || (self.dataset.labels.size() == 0 && "
@@ -763,12 +836,29 @@ _NOT_OF_IMAGES = (
 """What only texts have, and what of it is as if it were not set."""
 
 
-def _language_rules() -> Iterator[Cel]:
-    for field in _LANGUAGE_FIELDS:
+_TAG_FIELDS = ("dataset.columns.tokens", "dataset.columns.tags", "dataset.tagScheme")
+"""Fields that only taggers of words obey."""
+
+
+def _fields_of(task: Task, fields: Iterable[str]) -> Iterator[Cel]:
+    for field in fields:
         yield Cel(
-            f"self.task == '{Task.CAUSAL_LM.value}' || !has(self.{field})",
-            f"{field} goes with task {Task.CAUSAL_LM.value}; leave it out",
+            f"self.task == '{task.value}' || !has(self.{field})",
+            f"{field} goes with task {task.value}; leave it out",
         )
+
+
+def _tag_rules() -> Iterator[Cel]:
+    task = Task.TOKEN_CLASSIFICATION.value
+    yield from _fields_of(Task.TOKEN_CLASSIFICATION, _TAG_FIELDS)
+    yield Cel(
+        f"self.task == '{task}' || self.dataset.format != 'conll'",
+        f"dataset.format: conll goes with task {task}; write the rows as csv, jsonl or parquet",
+    )
+
+
+def _language_rules() -> Iterator[Cel]:
+    yield from _fields_of(Task.CAUSAL_LM, _LANGUAGE_FIELDS)
     yield Cel(
         f"self.task in {list(_COUNTS_DROPPED)} || !has(self.dataset.maxDroppedPercent)",
         f"dataset.maxDroppedPercent goes with tasks {' and '.join(_COUNTS_DROPPED)}; leave it out",
@@ -803,6 +893,7 @@ def _image_rules() -> Iterator[Cel]:
     ),
     *(rule for task in TASKS for rule in _task_rules(task)),
     *_language_rules(),
+    *_tag_rules(),
     *_image_rules(),
     Cel(
         f"self.task != '{Task.TEXT_CLASSIFICATION.value}' || !has(self.evaluation.threshold) || "

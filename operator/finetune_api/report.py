@@ -292,6 +292,17 @@ class TokenStatistics(Contract):
     ] = None
 
 
+class RoleCounts(Contract):
+    """How many there are in each role."""
+
+    train: Count
+    """Of the rows that train."""
+    select: Count
+    """Of those that choose the checkpoint."""
+    test: Count
+    """Of those that only evaluation sees."""
+
+
 class Spread(Contract):
     """How a measure is spread over rows."""
 
@@ -348,6 +359,13 @@ class DataReport(Contract):
         TargetStatistics | None, Field(description="Set where the target is a number.")
     ] = None
     tokens: TokenStatistics | None = None
+    unread_words: Annotated[
+        RoleCounts | None,
+        Field(
+            description="Tagged words that the model does not get to read: cut off at "
+            "training.maxLength, or without any token."
+        ),
+    ] = None
     images: Annotated[ImageStatistics | None, Field(description="Set where rows are images.")] = (
         None
     )
@@ -441,7 +459,7 @@ class ClassScores(Contract):
     f1: float
     """Harmonic mean of precision and recall."""
     support: Count
-    """Test rows of the class."""
+    """Test rows of the class; of tags, spans of the type (words, where tags are plain)."""
 
 
 class BaselineScores(Contract):

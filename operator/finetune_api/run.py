@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.balance import ClassWeights, Sampling
 from finetune_api.health import EarlyStopping, Health
 from finetune_api.images import Augmentation, BatchNorm
 from finetune_api.job import (
@@ -57,6 +58,8 @@ class RunTraining(Contract):
     augmentation: Augmentation | None = None
     batch_norm: BatchNorm = BatchNorm.FROZEN
     evals_per_epoch: int
+    class_weights: ClassWeights | None = None
+    sampling: Sampling = Sampling.SHUFFLE
     early_stopping: EarlyStopping | None
     health: Health
     seed: int

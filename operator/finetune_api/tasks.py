@@ -15,6 +15,7 @@ class Task(StrEnum):
     TEXT_CLASSIFICATION = "text-classification"
     MULTI_LABEL_CLASSIFICATION = "multi-label-classification"
     TEXT_REGRESSION = "text-regression"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a task
     CAUSAL_LM = "causal-lm"
     IMAGE_CLASSIFICATION = "image-classification"
 
@@ -27,6 +28,8 @@ class Metric(StrEnum):
     MACRO_F1 = "macroF1"
     MCC = "mcc"
     MICRO_F1 = "microF1"
+    PRECISION = "precision"
+    RECALL = "recall"
     EXACT_MATCH = "exactMatch"
     LABEL_ACCURACY = "labelAccuracy"
     LOSS = "loss"
@@ -55,6 +58,8 @@ class Baseline(StrEnum):
     MAJORITY = "majority"
     MEAN = "mean"
     TFIDF = "tfidf"
+    WORD_MAJORITY = "wordMajority"
+    WORD_FEATURES = "wordFeatures"
     PIXELS = "pixels"
     UNTUNED = "untuned"
 
@@ -78,13 +83,23 @@ METRICS: Mapping[Metric, MetricFacts] = {
     Metric.BALANCED_ACCURACY: MetricFacts(
         name="balanced accuracy", meaning="Mean recall over the classes."
     ),
-    Metric.MACRO_F1: MetricFacts(name="macro F1", meaning="Mean F1 over the classes."),
+    Metric.MACRO_F1: MetricFacts(
+        name="macro F1", meaning="Mean F1 over the classes, or the types of spans."
+    ),
     Metric.MCC: MetricFacts(
         name="Matthews correlation (MCC)",
         meaning="Correlation of truth and prediction, 0 for guessing.",
         floor=-1.0,
     ),
-    Metric.MICRO_F1: MetricFacts(name="micro F1", meaning="F1 of all labels of all rows together."),
+    Metric.MICRO_F1: MetricFacts(
+        name="micro F1", meaning="F1 of all labels, or all spans, of all rows together."
+    ),
+    Metric.PRECISION: MetricFacts(
+        name="precision", meaning="Share of the spans told that are there, with their type."
+    ),
+    Metric.RECALL: MetricFacts(
+        name="recall", meaning="Share of the spans that are found, with their type."
+    ),
     Metric.EXACT_MATCH: MetricFacts(
         name="exact match", meaning="Share of the rows whose labels are all right."
     ),
@@ -94,7 +109,8 @@ METRICS: Mapping[Metric, MetricFacts] = {
     ),
     Metric.LOSS: MetricFacts(
         name="loss (mean negative log-likelihood, nats)",
-        meaning="Mean of -log p(truth), in nats; of several labels their mean.",
+        meaning="Mean of -log p(truth), in nats, over rows, or over learned tokens; of several "
+        "labels their mean.",
         lower_is_better=True,
     ),
     Metric.CALIBRATION_ERROR: MetricFacts(
@@ -140,7 +156,8 @@ METRICS: Mapping[Metric, MetricFacts] = {
     ),
     Metric.TOKEN_ACCURACY: MetricFacts(
         name="token accuracy",
-        meaning="Share of the learned tokens that are the model's first choice.",
+        meaning="Share of the learned tokens that are the model's first choice; of tags, share of "
+        "the words whose tag is right.",
     ),
     Metric.ERROR_REDUCTION: MetricFacts(
         name="error reduction",
@@ -165,6 +182,8 @@ BASELINES: Mapping[Baseline, str] = {
     Baseline.MAJORITY: "the majority class",
     Baseline.MEAN: "the mean of the training rows",
     Baseline.TFIDF: "tuned TF-IDF",
+    Baseline.WORD_MAJORITY: "each word's most frequent tag",
+    Baseline.WORD_FEATURES: "tuned logistic regression on word features",
     Baseline.PIXELS: "tuned pixels and edges",
     Baseline.UNTUNED: "the untuned model",
 }
@@ -182,6 +201,7 @@ class ErrorWords:
 ERRORS = ErrorWords("errors", "fewer", "many")
 LABEL_ERRORS = ErrorWords("label errors", "fewer", "many")
 SQUARED_ERROR = ErrorWords("squared error", "less", "much")
+WRONG_TAGS = ErrorWords("wrong tags", "fewer", "many")
 WRONG_TOKENS = ErrorWords("wrong tokens", "fewer", "many")
 
 
@@ -193,10 +213,12 @@ class TaskFacts:
     are told of baselines too. Of ``baselines`` the last is the one to beat: a requirement on
     errorReduction goes against it by default. ``error`` is what errorReduction counts, and
     ``classes`` what one line of a report's per-class table is of; unset where there are none.
-    ``learning_rate`` and ``max_length`` (tokens) are what a manifest that names none gets; a task
-    on images has no tokens. ``packs`` says that several rows may share a sequence. Groups of rows
-    are compared by ``by_group``, of which the first is said of each group; without any they are
-    not. ``has_threshold`` says that a label is told from some probability on.
+    ``support`` is what is counted there. ``learning_rate`` and ``max_length`` (tokens) are what a
+    manifest that names none gets; a task on images has no tokens. ``packs`` says that several rows
+    may share a sequence. Groups of rows are compared by ``by_group``, of which the first is said of
+    each group; without any they are not. ``has_threshold`` says that a label is told from some
+    probability on, ``weighs_classes`` that each thing that is learned has one class, by which it
+    may weigh, and ``balances_rows`` that each row has.
     """
 
     model: str
@@ -205,11 +227,14 @@ class TaskFacts:
     baselines: tuple[Baseline, ...]
     error: ErrorWords
     classes: str | None
+    support: str = "test rows"
     learning_rate: float
     max_length: int | None = 256
     packs: bool = False
     by_group: tuple[Metric, ...] = ()
     has_threshold: bool = False
+    weighs_classes: bool = False
+    balances_rows: bool = False
 
     @property
     def headline(self) -> Metric:
@@ -241,6 +266,8 @@ TASKS: Mapping[Task, TaskFacts] = {
         learning_rate=3e-5,
         by_group=(Metric.ACCURACY, *RATES),
         has_threshold=True,
+        weighs_classes=True,
+        balances_rows=True,
     ),
     Task.MULTI_LABEL_CLASSIFICATION: TaskFacts(
         model="text classifier of several labels",
@@ -268,6 +295,24 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes=None,
         learning_rate=3e-5,
         by_group=(Metric.MAE,),
+    ),
+    Task.TOKEN_CLASSIFICATION: TaskFacts(
+        model="tagger of words",
+        metrics=(
+            Metric.MICRO_F1,
+            Metric.MACRO_F1,
+            Metric.PRECISION,
+            Metric.RECALL,
+            Metric.TOKEN_ACCURACY,
+            Metric.LOSS,
+        ),
+        compared=(Metric.MICRO_F1, Metric.MACRO_F1, Metric.TOKEN_ACCURACY),
+        baselines=(Baseline.WORD_MAJORITY, Baseline.WORD_FEATURES),
+        error=WRONG_TAGS,
+        classes="type",
+        support="spans",
+        learning_rate=3e-5,
+        weighs_classes=True,
     ),
     Task.CAUSAL_LM: TaskFacts(
         model="language model",
@@ -302,5 +347,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="class",
         learning_rate=5e-5,
         max_length=None,
+        weighs_classes=True,
+        balances_rows=True,
     ),
 }

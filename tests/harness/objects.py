@@ -169,6 +169,7 @@ def _tolerating(**fields: Any) -> Object:
 
 
 _DATASET = {"train": "pvc://data/reviews.csv", "labels": ["good", "bad"]}
+_TAGS = changed(JOB, {"spec.task": "token-classification"})
 _LANGUAGE = changed(JOB, {"spec.task": "causal-lm"})
 _IMAGES = changed(JOB, {"spec.task": "image-classification", "spec.dataset.train": "pvc://x/y"})
 _PROMPTS = {"prompt": "question", "completion": "answer"}
@@ -386,6 +387,77 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "dataset: text-regression has no classes",
         accepted=_regression(gate=[]),
         rejected=changed(_regression(gate=[]), {"spec.dataset.labels": ["good", "bad"]}),
+    ),
+    RuleExample(
+        "evaluation.gate: token-classification is measured by",
+        accepted=changed(_TAGS, {"spec.evaluation.gate": _gate(metric="recall")}),
+        rejected=changed(_TAGS, {"spec.evaluation.gate": _gate()}),
+    ),
+    RuleExample(
+        "evaluation.gate: token-classification is compared with",
+        accepted=changed(
+            _TAGS,
+            {"spec.evaluation.gate": _gate(metric="errorReduction", against="wordMajority")},
+        ),
+        rejected=changed(
+            _TAGS, {"spec.evaluation.gate": _gate(metric="errorReduction", against="tfidf")}
+        ),
+    ),
+    RuleExample(
+        "dataset.columns.tokens goes with task",
+        accepted=changed(_TAGS, {"spec.dataset.columns": {"tokens": "words"}}),
+        rejected=changed(JOB, {"spec.dataset.columns": {"tokens": "words"}}),
+    ),
+    RuleExample(
+        "dataset.columns.tags goes with task",
+        accepted=changed(_TAGS, {"spec.dataset.columns": {"tags": "ner"}}),
+        rejected=changed(JOB, {"spec.dataset.columns": {"tags": "ner"}}),
+    ),
+    RuleExample(
+        "dataset.tagScheme goes with task",
+        accepted=changed(_TAGS, {"spec.dataset.tagScheme": "iob1"}),
+        rejected=changed(JOB, {"spec.dataset.tagScheme": "plain"}),
+    ),
+    RuleExample(
+        "dataset.format: conll goes with task",
+        accepted=changed(_TAGS, {"spec.dataset.format": "conll"}),
+        rejected=changed(JOB, {"spec.dataset.format": "conll"}),
+    ),
+    *(
+        RuleExample(
+            f"training.classWeights: {task} has not one class",
+            accepted=changed(JOB, {"spec.training": {"classWeights": {"balanced": True}}}),
+            rejected=changed(
+                JOB, {"spec.task": task, "spec.training": {"classWeights": {"balanced": True}}}
+            ),
+        )
+        for task in ("multi-label-classification", "text-regression", "causal-lm")
+    ),
+    *(
+        RuleExample(
+            f"training.sampling: {task} has not one class",
+            accepted=changed(JOB, {"spec.training": {"sampling": "balanced"}}),
+            rejected=changed(JOB, {"spec.task": task, "spec.training": {"sampling": "balanced"}}),
+        )
+        for task in (
+            "multi-label-classification",
+            "text-regression",
+            "token-classification",
+            "causal-lm",
+        )
+    ),
+    RuleExample(
+        "training.classWeights: set balanced",
+        accepted=changed(JOB, {"spec.training": {"classWeights": {"weights": {"good": 2.5}}}}),
+        rejected=changed(JOB, {"spec.training": {"classWeights": {}}}),
+    ),
+    RuleExample(
+        "training.classWeights and sampling",
+        accepted=changed(JOB, {"spec.training": {"classWeights": {"balanced": True}}}),
+        rejected=changed(
+            JOB,
+            {"spec.training": {"classWeights": {"balanced": True}, "sampling": "balanced"}},
+        ),
     ),
     RuleExample(
         "dataset.columns: prompt and completion go together",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_api.architectures import TESTED
 from finetune_api.phases import Phase, Reason
 from finetune_api.report import ExitCode, FailureClass, Step
 from finetune_api.status import AttemptStatus, JobStatus
+from finetune_api.tasks import Task
 from finetune_operator.cli.main import main
 from finetune_operator.cli.run import FAILED, exit_code
 from finetune_operator.local.workspace import Workspace
@@ -214,3 +217,12 @@ def test_a_disk_that_stays_full_ends_in_the_exit_code_of_storage() -> None:
     row = AttemptStatus(number=4, step=Step.TRAIN, state="Ended", reason=FailureClass.STORAGE)
     status = JobStatus(phase=Phase.FAILED, reason=Reason.BACKOFF_LIMIT_EXCEEDED, attempts=(row,))
     assert exit_code(status) == ExitCode.STORAGE
+
+
+def test_models_are_listed_for_every_task_and_for_programs(finetune: Command) -> None:
+    table = finetune("models")
+    assert table.code == ExitCode.DONE
+    assert [line.split()[0] for line in table.out.splitlines()] == list(Task)
+    chosen = json.loads(finetune("models", "--task", "causal-lm", "-o", "json").out)
+    assert chosen == {"causal-lm": list(TESTED[Task.CAUSAL_LM])}
+    assert finetune("models", "--task", "chess").code == ExitCode.USAGE

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.training.cadence import Cadence
-from finetune_trainer.training.plan import StepPlan
+from finetune_trainer.training.plan import Balance, StepPlan
 
 
 @st.composite
@@ -42,6 +44,50 @@ def test_every_row_is_weighed_exactly_once_per_epoch(plan: StepPlan, epoch: int)
     steps = range(first, first + plan.steps_per_epoch)
     counts = Counter(row for step in steps for row in rows_of_step(plan, step))
     assert counts == dict.fromkeys(range(plan.rows), 1)
+
+
+@st.composite
+def balanced_plans(draw: st.DrawFn) -> StepPlan:
+    classes = draw(st.lists(st.integers(0, 4), min_size=1, max_size=60))
+    plan = draw(plans())
+    return dataclasses.replace(plan, rows=len(classes), balance=Balance(np.asarray(classes)))
+
+
+@given(balanced_plans(), st.integers(0, 3))
+def test_a_balanced_epoch_has_as_many_rows_and_each_class_as_often(
+    plan: StepPlan, epoch: int
+) -> None:
+    assert plan.balance is not None
+    classes = plan.balance.classes
+    first = epoch * plan.steps_per_epoch
+    steps = range(first, first + plan.steps_per_epoch)
+    drawn = [row for step in steps for row in rows_of_step(plan, step)]
+    assert len(drawn) == plan.rows
+    per_class = Counter(int(classes[row]) for row in drawn)
+    present = set(classes.tolist())
+    assert max(per_class.values()) - min(per_class[one] for one in present) <= 1
+    times = Counter(drawn)
+    for one in present:
+        of_class = [times[row] for row in np.flatnonzero(classes == one).tolist()]
+        assert max(of_class) - min(of_class) <= 1
+
+
+@given(balanced_plans(), st.integers(0, 20))
+def test_a_balanced_step_is_drawn_alike_by_every_process_on_any_gang(
+    plan: StepPlan, step: int
+) -> None:
+    assert plan.balance is not None
+    alone = StepPlan(
+        rows=plan.rows,
+        global_batch_size=plan.global_batch_size,
+        micro_batch_size=plan.global_batch_size,
+        accumulation_steps=1,
+        world_size=1,
+        seed=plan.seed,
+        # Of another process, which has drawn nothing before.
+        balance=Balance(plan.balance.classes.copy()),
+    )
+    assert sorted(rows_of_step(plan, step)) == sorted(rows_of_step(alone, step))
 
 
 @given(plans(), st.integers(0, 50))

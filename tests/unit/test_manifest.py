@@ -135,7 +135,7 @@ def test_every_problem_of_every_file_is_told_at_once_with_its_line(tmp_path: Pat
             "spec.dataset.zzz",
             (
                 "is no field of dataset; there are: cleaning, columns, format, labels, limit, "
-                "maxDroppedPercent, split, test, train"
+                "maxDroppedPercent, split, tagScheme, test, train"
             ),
         ),
         ({"sepc": {}}, "sepc", "is no field of the manifest; did you mean spec?"),

@@ -1,8 +1,9 @@
-"""`finetune-trainer prepare | train | evaluate`: the edge of a trainer process.
+"""`finetune-trainer prepare | train | evaluate | predict`: the edge of a trainer process.
 
 Each step ends in one of three ways: done, stopped, or with one clear line, an exit code of
 ``finetune_api.report.ExitCode`` and a termination message. What a step needs is imported by it
-alone: the launcher of `train` stays small.
+alone: the launcher of `train` stays small. `predict` is no step of a job: it is told all by its
+arguments, and leaves no word.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from finetune_trainer.reporting.handover import hand_over
 from finetune_trainer.reporting.termination import write_termination
 from finetune_trainer.training.failure import failure_of
 
+_PREDICT = "predict"
 _TRACEBACK_FRAMES = 12
 _QUIET = {
     # Steps say what they do themselves, and everything they need lies on disk.
@@ -34,20 +36,21 @@ _QUIET = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the step that the command line names; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [_PREDICT]:
+        return _predict(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="finetune-trainer",
         description="One step of a fine-tune. What to do is read from the file that "
-        "FINETUNE_RUN_FILE names, where from FINETUNE_WORKSPACE.",
+        "FINETUNE_RUN_FILE names, where from FINETUNE_WORKSPACE. `predict --help` is for a "
+        "finished model.",
     )
     parser.add_argument("step", choices=[step.value for step in Step])
     try:
         step = Step(parser.parse_args(arguments).step)
     except SystemExit as end:
         return ExitCode.USAGE if end.code else ExitCode.DONE
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
+    _settle_libraries()
     environment = None
     try:
         environment = RankEnvironment.from_env(os.environ)
@@ -57,6 +60,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{step.value}: {failure.failure_class}: {failure.message}\n")
         sys.stderr.write(failure.traceback)
         return _leave_word(environment, step, exit_code, failure=failure)
+
+
+def _settle_libraries() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def _predict(arguments: Sequence[str]) -> int:
+    _settle_libraries()
+    from finetune_trainer.prediction.command import main as predict
+
+    try:
+        return predict(arguments)
+    except SystemExit as end:
+        return ExitCode.USAGE if end.code else ExitCode.DONE
+    except Exception as error:  # noqa: BLE001 - the process's edge
+        failure, exit_code = _failure(error)
+        sys.stderr.write(f"{_PREDICT}: {failure.message}\n{failure.traceback}")
+        return exit_code
 
 
 def _run(environment: RankEnvironment, step: Step) -> int:

@@ -4,15 +4,19 @@ Exit codes are those of the trainer: 0 done, 1 failed (by its gate or otherwise)
 usage, 65 data, 70 the run itself, 74 storage, 75 stopped with the work saved.
 """
 
+import json
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import click
 
+from finetune_api.architectures import TESTED
 from finetune_api.report import ExitCode
+from finetune_api.tasks import Task
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.manifest import Manifest, ManifestError, read_manifests
+from finetune_operator.cli.predict import Question, predict
 from finetune_operator.cli.report import rewrite_report, write_cluster_report
 from finetune_operator.cli.run import Options, run_job
 from finetune_operator.core.policies.validity import spec_problems
@@ -56,6 +60,63 @@ def run(
     """Run a job on this machine; Ctrl-C saves and stops, the same command goes on."""
     options = Options(workspace=workspace, smoke=smoke, output="quiet" if quiet else output)
     sys.exit(run_job(_read(files), options))
+
+
+@commands.command(name="predict")
+@click.argument("model", metavar="MODEL_DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--input",
+    "rows",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Rows as JSONL: an object in each line.",
+)
+@click.option(
+    "--output",
+    "answers",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File for the answers as JSONL, in the order of the rows.",
+)
+@click.option(
+    "--column",
+    help="What the model is asked about (default: text; tokens of a tagger, prompt of a language "
+    "model, which may be messages).",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(1, 131_072),
+    help="The longest answer of a language model (default: 256).",
+)
+def predict_rows(
+    model: Path, rows: Path, answers: Path, column: str | None, max_new_tokens: int | None
+) -> None:
+    """Run a finished model on rows; one that can't be read is named, and the rest goes on."""
+    question = Question(
+        model=model, rows=rows, answers=answers, column=column, max_new_tokens=max_new_tokens
+    )
+    sys.exit(predict(question))
+
+
+@commands.command()
+@click.option("--task", type=click.Choice([task.value for task in Task]), help="Of one task only.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="For people, or for programs.",
+)
+def models(task: str | None, output: str) -> None:
+    """List the architectures that each task is tested with."""
+    chosen = {one.value: kinds for one, kinds in TESTED.items() if task in (None, one.value)}
+    if output == "json":
+        click.echo(json.dumps(chosen, indent=2))
+        return
+    width = max(map(len, chosen))
+    for name, kinds in chosen.items():
+        click.echo(f"{name:<{width}}  {', '.join(kinds)}")
 
 
 @commands.command()

@@ -279,6 +279,8 @@ def run_for(job: FineTuneJob, step: Step, resolved: Resolved, best_checkpoint: s
             augmentation=spec.training.augmentation,
             batch_norm=spec.training.batch_norm or BatchNorm.FROZEN,
             evals_per_epoch=spec.training.evals_per_epoch,
+            class_weights=spec.training.class_weights,
+            sampling=spec.training.sampling,
             early_stopping=spec.training.early_stopping,
             health=spec.training.health,
             seed=spec.training.seed,

@@ -22,11 +22,15 @@ from finetune_trainer.errors import DataError
 EXAMPLES = 10
 UNLABELED_LIMIT = 0.05
 """More rows than this share without a label are a broken file, not a few slips."""
+MENDED_LIMIT = 0.05
+"""Nor are more rows than this share whose targets must be mended."""
 
 DROPPED_LABEL = "dropped label"
 NO_LABEL = "no label"
 NO_ANSWER = "no answer"
+NO_TAGS = "no tags"
 NO_TEXT = "no text"
+TAG_SEQUENCE = "I- tags that nothing begins"
 MARKUP = "markup"
 CONTROL = "control characters"
 UNICODE = "Unicode form"
@@ -56,6 +60,7 @@ DROPPING = frozenset(
         DROPPED_LABEL,
         NO_LABEL,
         NO_ANSWER,
+        NO_TAGS,
         NO_TEXT,
         TOO_SHORT,
         DUPLICATE,
@@ -72,7 +77,13 @@ DROPPING = frozenset(
 _WAYS_OUT = {
     NO_LABEL: "fill dataset.columns.label in",
     NO_ANSWER: "write down what is to be answered",
+    NO_TAGS: "fill dataset.columns.tags in",
 }
+_OTHER_FORMS = {
+    TAG_SEQUENCE: "set dataset.tagScheme: iob1, or bioes, if that is how they are tagged",
+}
+"""What a row's target is if many seem to need mending, by the step that would do it."""
+
 
 _TAG = re.compile(r"</?[A-Za-z][A-Za-z0-9:-]*(?:\s[^<>]*)?/?>")
 _ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
@@ -137,6 +148,7 @@ def clean(
     counts.open(*_steps(rules, form))
     cleaned = list(_clean_each(rows, rules, labels, counts, form))
     _check_unlabeled(counts, form)
+    _check_mended(counts, form)
     if rules.deduplicate:
         cleaned = _without_duplicates(cleaned, counts)
     if rules.conflicts == "drop" and form.has_one_target:
@@ -155,6 +167,7 @@ def _steps(rules: Cleaning, form: AnyForm) -> list[str]:
         (DROPPED_LABEL, bool(rules.drop_labels)),
         (form.no_target, True),
         *((fault, True) for fault in form.faults),
+        (form.mending or "", form.mending is not None),
         (MARKUP, rules.markup and form.holds_markup),
         (CONTROL, form.holds_text),
         (UNICODE, form.holds_text and rules.unicode_form != "None"),
@@ -175,7 +188,8 @@ def _clean_each(
     dropped_labels = frozenset(rules.drop_labels)
     for row in rows:
         counts.read += 1
-        classes = () if row.target is None else form.classes_of(row.target)
+        target = None if row.target is None else form.mended(row.target)
+        classes = () if target is None else form.classes_of(target)
         if (reason := _reason_to_drop(row, classes, dropped_labels, form)) is not None:
             counts.note(reason, row.id)
             continue
@@ -185,6 +199,8 @@ def _clean_each(
                     f"{row.place}: label {label[:60]!r} is not among dataset.labels; add it there, "
                     "or to dataset.cleaning.dropLabels"
                 )
+        if form.mending is not None and target != row.target:
+            counts.note(form.mending, row.id)
         given = _clean_input(row, rules, counts, form) if form.holds_text else row.input
         text = form.text_of(given)
         if form.holds_text and len(text.strip()) < rules.min_characters:
@@ -193,7 +209,7 @@ def _clean_each(
         yield CleanRow(
             id=row.id,
             input=given,
-            target=row.target,
+            target=target,
             classes=classes,
             group=row.group,
             key=input_key(text),
@@ -255,6 +271,16 @@ def _check_unlabeled(counts: Counts, form: AnyForm) -> None:
             f"{UNLABELED_LIMIT:.0%} (rows {', '.join(counts.examples[form.no_target][:5])}, …); "
             f"{_WAYS_OUT[form.no_target]}, or take those rows out"
         )
+
+
+def _check_mended(counts: Counts, form: AnyForm) -> None:
+    if form.mending is None or counts.rows[form.mending] <= MENDED_LIMIT * counts.read:
+        return
+    raise DataError(
+        f"dataset: {counts.rows[form.mending]} of {counts.read} rows have {form.mending}, more "
+        f"than {MENDED_LIMIT:.0%} (rows {', '.join(counts.examples[form.mending][:5])}, …); "
+        f"{_OTHER_FORMS[form.mending]}, or mend them"
+    )
 
 
 def _without_duplicates(rows: Sequence[AnyCleanRow], counts: Counts) -> list[AnyCleanRow]:

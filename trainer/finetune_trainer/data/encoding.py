@@ -24,13 +24,15 @@ class EncodedRow:
     """A row as the model reads it: one example, or several where it is long.
 
     ``tokens`` is its length before any cut, special tokens included; ``is_cut`` says that not all
-    of it is in one example; ``learned`` counts the tokens that are, where others are only read.
+    of it is in one example; ``learned`` counts the tokens that are, where others are only read;
+    ``unread`` the tagged words that are in no example.
     """
 
     examples: Sequence[Mapping[str, Column]]
     tokens: int
     is_cut: bool
     learned: int | None = None
+    unread: int | None = None
 
 
 class Encoder(Protocol[I, T]):

@@ -42,6 +42,10 @@ class RowForm(Protocol[I, T]):
     def has_one_target(self) -> bool:
         """Whether equal inputs with different targets can't all be right."""
 
+    @property
+    def mending(self) -> str | None:
+        """The step in which targets are mended; None where they are taken as they are."""
+
     def columns(self, columns: Columns) -> Mapping[str, str]:
         """The columns that a row is read from, by their setting under ``dataset.columns``."""
 
@@ -63,8 +67,14 @@ class RowForm(Protocol[I, T]):
     def with_texts(self, given: I, change: Callable[[str], str]) -> I:
         """The input with each of its texts changed."""
 
+    def mended(self, target: T) -> T:
+        """The target in the form that is learned."""
+
     def classes_of(self, target: T) -> tuple[str, ...]:
         """The classes that a row is counted in."""
+
+    def needed(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """Those of the classes that every role must have rows of."""
 
     def measured(self, targets: Sequence[T]) -> TargetStatistics | None:
         """What the training rows' numbers are like; None where targets are no numbers.

@@ -76,6 +76,7 @@ class ImageRows:
     holds_markup = False
     no_target = NO_LABEL
     has_one_target = True
+    mending = None
 
     def among(self, files: ImageFiles) -> "ImageRows":
         """The form of a source whose images lie there."""
@@ -130,6 +131,14 @@ class ImageRows:
     def with_texts(self, given: ImageRow, change: Callable[[str], str]) -> ImageRow:  # noqa: ARG002
         """It has none."""
         return given
+
+    def mended(self, target: str) -> str:
+        """As it is."""
+        return target
+
+    def needed(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """All of them."""
+        return classes
 
     def classes_of(self, target: str) -> tuple[str, ...]:
         """Its one class."""

@@ -72,6 +72,7 @@ class ExampleRows:
     holds_markup = False
     no_target = NO_ANSWER
     has_one_target = False
+    mending = None
 
     def columns(self, columns: Columns) -> Mapping[str, str]:
         """Those of the form that the manifest names: text, prompt and completion, or messages."""
@@ -93,6 +94,14 @@ class ExampleRows:
     def with_texts(self, given: Example, change: Callable[[str], str]) -> Example:
         """The example with each of its texts changed."""
         return with_texts(given, change)
+
+    def mended(self, target: str) -> str:
+        """As it is."""
+        return target
+
+    def needed(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """None are."""
+        return classes
 
     def classes_of(self, target: str) -> tuple[str, ...]:  # noqa: ARG002 - a form's signature
         """None."""

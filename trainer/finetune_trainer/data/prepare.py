@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from finetune_api.markers import Contract, Digest
-from finetune_api.report import ClassCount, DataReport, PrepareReport
+from finetune_api.report import ClassCount, DataReport, PrepareReport, RoleCounts
 from finetune_api.run import LAYOUT, Run
 from finetune_api.tasks import Task
 from finetune_trainer.data.cleaning import Counts, clean
@@ -49,7 +49,7 @@ from finetune_trainer.data.splitting import (
     split_digest,
     without_leaks,
 )
-from finetune_trainer.data.tokenizing import write_tokenized
+from finetune_trainer.data.tokenizing import TokenLengths, write_tokenized
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
 from finetune_trainer.models.check import check_config
@@ -60,6 +60,7 @@ from finetune_trainer.models.publish import check_output
 from finetune_trainer.objectstore import require_credentials
 from finetune_trainer.tasks.form import Rendering
 from finetune_trainer.tasks.registry import FORMS
+from finetune_trainer.training.class_weights import require_known
 from finetune_trainer.training.manifest import sync
 
 MARKER = LAYOUT.prepare_report.parent / "COMPLETE"
@@ -134,15 +135,16 @@ def _make(
     rendering = None
     if form.rendering is not None:
         rendering = form.rendering(model, processor, run)
-    row_form = form.rows
+    row_form = form.rows(run.dataset)
     if form.images is not None:
         row_form = form.images.decoded(processor, run.model.uri, making / _PIXELS)
     rows = _read(environment, run, row_form, rendering, making / "sources")
     if rendering is not None and run.evaluation.keep_predictions:
         text = rendering.shown(rows.roles.train)
         _made_at(making, LAYOUT.rendered_rows).write_text(text, encoding="utf-8")
-    outputs = form.rows.outputs(rows.classes)
+    outputs = row_form.outputs(rows.classes)
     _check_threshold(run, rows.classes)
+    require_known(run.training.class_weights, outputs)
     require_same_labels(run.model.uri, config, form.head, outputs)
     facts = model_facts(
         model,
@@ -154,7 +156,7 @@ def _make(
         processor,
     )
     encoder = form.encoder(processor, rows.classes, run.training.max_length)
-    target = form.rows.measured([row.target for row in rows.roles.train])
+    target = row_form.measured([row.target for row in rows.roles.train])
     data = _tokenize(rows, encoder, making).model_copy(update={"target": target})
     if form.images is not None:
         images = form.images.describe(rows.roles.train)
@@ -220,10 +222,10 @@ def _read(
     }
     counts, test = read["train"].counts, read.get("test")
     shutil.rmtree(folder)
-    divided = split(read["train"].rows, dataset.split, test.rows if test else None)
+    divided = split(read["train"].rows, dataset.split, test.rows if test else None, form.needed)
     roles = without_leaks(divided, counts, own_test=own_test)
     classes = classes_of(roles, dataset.labels, fewest=form.fewest_classes, most=_MOST_CLASSES)
-    check_roles(roles, classes, dataset.split.strategy, own_test=own_test)
+    check_roles(roles, form.needed(classes), dataset.split.strategy, own_test=own_test)
     check_groups(roles.test, groups)
     return _ReadRows(
         roles=roles,
@@ -327,9 +329,15 @@ def _tokenize(
             for label in rows.classes
         ),
         tokens=lengths[Role.TRAIN].statistics(),
+        unread_words=_unread(lengths),
         data_digest=_digest_of_lines(f"{role} {one}" for role, one in rows.sources.items()),
         split_digest=split_digest(rows.roles),
     )
+
+
+def _unread(lengths: Mapping[Role, TokenLengths]) -> RoleCounts | None:
+    unread = {role.value: of_role.unread for role, of_role in lengths.items()}
+    return None if None in unread.values() else RoleCounts.model_validate(unread)
 
 
 def _put_in_place(
@@ -423,7 +431,7 @@ def _digest_in_place(environment: RankEnvironment, run: Run, uri: str, field: st
     """The digest of a source's files as they are now; None if its rows can't be read any more."""
     found = files_in_place(uri, environment, field, _listing(run))
     digests = [file.digest for file in found]
-    form = FORMS[run.task].rows
+    form = FORMS[run.task].rows(run.dataset)
     if isinstance(form, ImageRows):
         try:
             digests += ImageSources.of(form, found, run.dataset).read_through()

@@ -1,4 +1,4 @@
-"""Reads rows from CSV, JSONL and Parquet files and folders of classes, one at a time.
+"""Reads rows from CSV, JSONL, Parquet and CoNLL files and folders of classes, one at a time.
 
 Memory is bounded.
 
@@ -11,6 +11,7 @@ import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +34,12 @@ ENDINGS: Mapping[str, DataFormat] = {
     ".jsonl": DataFormat.JSONL,
     ".ndjson": DataFormat.JSONL,
     ".parquet": DataFormat.PARQUET,
+    ".conll": DataFormat.CONLL,
+    ".bio": DataFormat.CONLL,
 }
+
+_DOCUMENT = "-DOCSTART-"
+"""How CoNLL 2003 marks that a document begins; it is no word."""
 
 _PARQUET_BATCH_ROWS = 256
 _PARQUET_BATCH_IMAGES = 16
@@ -75,6 +81,7 @@ def read_rows(source: RowSource) -> Iterator[AnyRow]:
         DataFormat.CSV: _read_csv,
         DataFormat.JSONL: _read_jsonl,
         DataFormat.PARQUET: _read_parquet,
+        DataFormat.CONLL: _read_conll,
     }
     if source.path.stat().st_size == 0:
         raise DataError(f"{source.name}: the file is empty; it must hold rows")
@@ -129,7 +136,7 @@ def _format_of(source: RowSource) -> DataFormat:
     except KeyError:
         raise DataError(
             f"{source.name}: the ending tells no format; name it {', '.join(ENDINGS)}, or set "
-            "dataset.format to csv, jsonl or parquet"
+            "dataset.format to csv, jsonl, parquet or conll"
         ) from None
 
 
@@ -245,14 +252,21 @@ def _read_jsonl(source: RowSource) -> Iterator[tuple[str, Values]]:
             if not line.strip():
                 continue
             place = f"line {lines.number}"
-            values = _json_object(line, f"{source.name}: {place}")
+            values = json_object(line, f"{source.name}: {place}")
             seen.update(dict.fromkeys(values))
             yield place, values
     if seen:
         _check_columns(source, list(seen))
 
 
-def _json_object(line: str, where: str) -> dict[str, Any]:
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """A line's JSON object.
+
+    Raises
+    ------
+    DataError
+        If it holds something else; the message begins with ``where``.
+    """
     try:
         values = json.loads(line)
     except json.JSONDecodeError as error:
@@ -300,6 +314,36 @@ def _read_parquet(source: RowSource) -> Iterator[tuple[str, Values]]:
             f"{source.name}: a string among rows {number + 1} to {number + rows} is "
             "not UTF-8; write it as UTF-8"
         ) from None
+
+
+def _read_conll(source: RowSource) -> Iterator[tuple[str, Values]]:
+    """Rows are divided by empty lines; a line has a word first and its tag last."""
+    wanted = _wanted(source)
+    if wanted.keys() != {"tokens", "tags"}:
+        raise DataError(
+            f"{source.name}: rows of words and tags have no other columns in format conll; leave "
+            "dataset.columns.id and group out, or write the rows as jsonl or parquet"
+        )
+    words: list[str] = []
+    tags: list[str] = []
+    with source.path.open("rb") as file:
+        lines = _Lines(file, source.name)
+        for line in chain(lines, ["\n"]):
+            fields = line.split()
+            if fields and fields[0] != _DOCUMENT:
+                if len(fields) == 1:
+                    raise DataError(
+                        f"{source.name}: line {lines.number}: a word without a tag; write both, "
+                        "with a space or a tab between them"
+                    )
+                words.append(fields[0])
+                tags.append(fields[-1])
+                continue
+            if words:
+                place = f"the row at line {lines.row_starts_at}"
+                yield place, {wanted["tokens"]: words, wanted["tags"]: tags}
+                words, tags = [], []
+            lines.begin_row()
 
 
 def _class_names(source: RowSource, schema: Any) -> dict[int, str]:

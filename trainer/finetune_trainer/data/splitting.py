@@ -7,7 +7,7 @@ alone, so that rows added later move nobody, and no input or group stands in two
 import hashlib
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -72,9 +72,14 @@ def sample(
 
 
 def split(
-    rows: Sequence[AnyCleanRow], rules: Split, own_test: Sequence[AnyCleanRow] | None
+    rows: Sequence[AnyCleanRow],
+    rules: Split,
+    own_test: Sequence[AnyCleanRow] | None,
+    needed: Callable[[tuple[str, ...]], tuple[str, ...]] = tuple,
 ) -> Roles:
     """Give each row its role; with a test set of its own, ``rows`` only train and select.
+
+    ``needed`` are those of a row's classes that each role must have.
 
     Raises
     ------
@@ -85,7 +90,10 @@ def split(
     if rules.strategy is SplitStrategy.HASH:
         roles = _by_threshold(rows, rules, test_share)
     else:
-        roles = _by_rank(rows, rules, test_share)
+        classes = {row.unit: Counter[str]() for row in rows}
+        for row in rows:
+            classes[row.unit].update(needed(row.classes) or [_NO_CLASS])
+        roles = _by_rank(classes, rules, test_share)
     chosen = {role: tuple(row for row in rows if roles[row.unit] is role) for role in Role}
     test = chosen[Role.TEST] if own_test is None else tuple(own_test)
     return Roles(train=chosen[Role.TRAIN], select=chosen[Role.SELECT], test=test)
@@ -104,14 +112,13 @@ def _by_threshold(rows: Iterable[AnyCleanRow], rules: Split, test_share: int) ->
     return roles
 
 
-def _by_rank(rows: Iterable[AnyCleanRow], rules: Split, test_share: int) -> dict[bytes, Role]:
+def _by_rank(
+    labels: Mapping[bytes, Counter[str]], rules: Split, test_share: int
+) -> dict[bytes, Role]:
     """Rank the units of each class by their hash and cut.
 
     A unit is of its most frequent class; of several, of that which the fewest units have.
     """
-    labels: defaultdict[bytes, Counter[str]] = defaultdict(Counter)
-    for row in rows:
-        labels[row.unit].update(row.classes or [_NO_CLASS])
     units_with = Counter(label for counter in labels.values() for label in counter)
     classes: defaultdict[str, list[bytes]] = defaultdict(list)
     for unit, counter in labels.items():

@@ -22,6 +22,11 @@ class TextRows:
     holds_markup = True
     no_target = NO_LABEL
     has_one_target = True
+    mending = None
+
+    def needed(self, classes: tuple[str, ...]) -> tuple[str, ...]:
+        """All of them."""
+        return classes
 
     def columns(self, columns: Columns) -> Mapping[str, str]:
         """Text and label."""
@@ -50,6 +55,10 @@ class ClassRows(TextRows):
         text = text_in(values, columns.text, where)
         return text, name_in(values, columns.label, where) or None
 
+    def mended(self, target: str) -> str:
+        """As it is."""
+        return target
+
     def classes_of(self, target: str) -> tuple[str, ...]:
         """Its one class."""
         return (target,)
@@ -74,6 +83,10 @@ class LabelRows(TextRows):
         """Read both; a row whose column is unset, and not only empty, has no target."""
         return text_in(values, columns.text, where), names_in(values, columns.label, where)
 
+    def mended(self, target: tuple[str, ...]) -> tuple[str, ...]:
+        """As it is."""
+        return target
+
     def classes_of(self, target: tuple[str, ...]) -> tuple[str, ...]:
         """Each of its labels."""
         return target
@@ -95,6 +108,10 @@ class NumberRows(TextRows):
     def read(self, values: Values, columns: Columns, where: str) -> tuple[str, float | None]:
         """Read both; a row without a number has None."""
         return text_in(values, columns.text, where), number_in(values, columns.label, where)
+
+    def mended(self, target: float) -> float:
+        """As it is."""
+        return target
 
     def classes_of(self, target: float) -> tuple[str, ...]:  # noqa: ARG002 - as the form has it
         """None: numbers are not counted by class."""

@@ -26,7 +26,8 @@ class TokenLengths:
     """Lengths in tokens before any cut, row by row, special tokens included.
 
     ``cut`` says of each row whether it is in one example whole; ``examples`` counts them;
-    ``learned`` the tokens that are learned, where others are only read.
+    ``learned`` the tokens that are learned, where others are only read; ``unread`` the tagged words
+    that are in no example.
     """
 
     lengths: NDArray[np.int64]
@@ -34,6 +35,7 @@ class TokenLengths:
     ids: tuple[str, ...]
     examples: int
     learned: int | None
+    unread: int | None
 
     def statistics(self) -> TokenStatistics:
         """Sum them up."""
@@ -74,11 +76,13 @@ def write_tokenized(
     lengths: list[int] = []
     cut: list[bool] = []
     learned: list[int] = []
+    unread: list[int] = []
 
     def generate() -> Iterator[dict[str, Any]]:
         lengths.clear()
         cut.clear()
         learned.clear()
+        unread.clear()
         for start in range(0, len(rows), _BATCH_ROWS):
             batch = rows[start : start + _BATCH_ROWS]
             for row, encoded in zip(batch, encoder.encode(batch), strict=True):
@@ -86,6 +90,8 @@ def write_tokenized(
                 cut.append(encoded.is_cut)
                 if encoded.learned is not None:
                     learned.append(encoded.learned)
+                if encoded.unread is not None:
+                    unread.append(encoded.unread)
                 own: dict[str, Any] = {"row_id": row.id, "group": row.group}
                 own |= {"groups": row.groups, **encoder.kept(row)} if keep_input else {}
                 yield from ({**own, **example} for example in encoded.examples)
@@ -109,4 +115,5 @@ def write_tokenized(
         ids=tuple(row.id for row in rows),
         examples=len(made),
         learned=sum(learned) if learned else None,
+        unread=sum(unread) if unread else None,
     )

@@ -6,11 +6,14 @@ that no row's answer depends on its neighbors' length.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from jinja2 import TemplateError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_trainer.data.chat import ASSISTANT
 from finetune_trainer.models.check import usable_positions
 
 MOST_NEW_TOKENS = 256
@@ -70,3 +73,26 @@ def continued(model: PreTrainedModel, prompt: Sequence[int], room: int) -> tuple
             max_new_tokens=room,
         )
     return tuple(made[0, len(prompt) :].tolist())
+
+
+def prompt_ids(given: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids with which a pipeline asks: of a text, or of a chat with its prompt for an answer.
+
+    Empty for what can't be asked: nothing at all, or a chat that its template refuses without the
+    tools that the row has.
+    """
+    if isinstance(given, str):
+        return list(tokenizer(given)["input_ids"]) if given else []
+    if not given:
+        return []
+    goes_on = given[-1]["role"] == ASSISTANT
+    try:
+        made: Any = tokenizer.apply_chat_template(
+            given,
+            add_generation_prompt=not goes_on,
+            continue_final_message=goes_on,
+            return_dict=True,
+        )
+    except (TemplateError, ValueError):
+        return []
+    return list(made["input_ids"])

@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from jinja2 import TemplateError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from finetune_api.report import (
@@ -22,9 +20,14 @@ from finetune_api.report import (
     Metrics,
 )
 from finetune_api.tasks import Baseline, Metric
-from finetune_trainer.data.chat import ASSISTANT
 from finetune_trainer.data.form import AnyCleanRow
-from finetune_trainer.evaluation.continuations import Asked, asked, chosen_rows, continued
+from finetune_trainer.evaluation.continuations import (
+    Asked,
+    asked,
+    chosen_rows,
+    continued,
+    prompt_ids,
+)
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.language_scores import (
     LanguageFigures,
@@ -190,7 +193,7 @@ def _text_bytes(test: TestRows) -> Integers:
 def _proof(test: TestRows, places: Sequence[int]) -> Proof:
     """What a plain pipeline has to answer for some rows: text for text what the model does."""
     inputs = [json.loads(test.rows[place]["asked"]) for place in places]
-    asked = [(one, _as_a_pipeline_asks(one, test.tokenizer)) for one in inputs]
+    asked = [(one, prompt_ids(one, test.tokenizer)) for one in inputs]
     # The shortest have room to be answered; a truncated row's question may have none.
     chosen = sorted((pair for pair in asked if pair[1]), key=lambda pair: len(pair[1]))[:PROOF_ROWS]
     longest = max((len(ids) for _, ids in chosen), default=0)
@@ -206,29 +209,6 @@ def _proof(test: TestRows, places: Sequence[int]) -> Proof:
         compare=partial(compare_texts, answers),
         device=test.run.gang.device,
     )
-
-
-def _as_a_pipeline_asks(given: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a text, or of a chat with its prompt for an answer.
-
-    Empty for what can't be asked: nothing at all, or a chat that its template refuses without the
-    tools that the row has.
-    """
-    if isinstance(given, str):
-        return list(tokenizer(given)["input_ids"]) if given else []
-    if not given:
-        return []
-    goes_on = given[-1]["role"] == ASSISTANT
-    try:
-        made: Any = tokenizer.apply_chat_template(
-            given,
-            add_generation_prompt=not goes_on,
-            continue_final_message=goes_on,
-            return_dict=True,
-        )
-    except (TemplateError, ValueError):
-        return []
-    return list(made["input_ids"])
 
 
 def _text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], *, special: bool = False) -> str:

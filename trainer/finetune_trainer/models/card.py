@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from finetune_api.balance import uncalibrated
 from finetune_api.lora import LoraOutput
 from finetune_api.report import (
     Calibration,
@@ -26,6 +27,7 @@ from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
 
 _INPUT = '["a text"]'
+_INPUT_OF_WORDS = '[["a", "few", "words"]]'
 _INPUT_OF_IMAGES = '["PATH/TO/AN/IMAGE"]'
 _INPUT_OF_CHATS = '[[{"role": "user", "content": "a question"}]]'
 UNKNOWN_LICENCE = "unknown"
@@ -149,13 +151,23 @@ def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
         f"```python\n{loading}"
         f"model({_input(run, head)}{call})\n"
         "```\n\n"
+        f"{_OF_WORDS if head.reads_words else ''}"
         f"{_length(run)} Weights are in fp32, as they were "
         "scored; the answers of a plain pipeline were compared with the scored ones before the "
         "export."
     )
 
 
+_OF_WORDS = (
+    "The tag of a word is that of its first token; the others were not learned. On plain texts "
+    '`pipeline(…, aggregation_strategy="first")` groups them so. A word beyond the length limit '
+    "gets no tag, and counts below as one that was told to be outside.\n\n"
+)
+
+
 def _input(run: Run, head: Head) -> str:
+    if head.reads_words:
+        return _INPUT_OF_WORDS
     if head.sees:
         return _INPUT_OF_IMAGES
     return _INPUT_OF_CHATS if run.dataset.columns.messages else _INPUT
@@ -211,7 +223,11 @@ def _classes(report: EvaluationReport) -> str:
         )
         for scores in report.per_class
     ]
-    return _table((_noun(report), "precision", "recall", "F1", "support"), rows)
+    return _table((_noun(report), "precision", "recall", "F1", _support(report)), rows)
+
+
+def _support(report: EvaluationReport) -> str:
+    return TASKS[report.task].support
 
 
 def _confusion(report: EvaluationReport) -> str:
@@ -318,6 +334,11 @@ def _data(data: DataReport) -> str:
     text = _table(("data", ""), rows)
     if data.tokens is not None and data.tokens.truncated_rows:
         text += f"\n\n{data.tokens.truncated_rows} training rows were cut to the length limit."
+    if data.unread_words is not None:
+        text += (
+            f"\n\nWords that the model did not get to read: {data.unread_words.train} of the "
+            f"training rows, {data.unread_words.test} of the test rows."
+        )
     return text
 
 
@@ -353,7 +374,9 @@ def _limits(run: Run, report: EvaluationReport) -> str:
     rare = [scores for scores in report.per_class if scores.support < 30]
     if rare:
         names = ", ".join(f"`{_cell(scores.label)}` ({scores.support})" for scores in rare[:10])
-        lines.append(f"- Fewer than 30 in the test rows, so hardly measured: {names}.")
+        lines.append(f"- Fewer than 30 {_support(report)}, so hardly measured: {names}.")
+    if note := uncalibrated(run.training):
+        lines.append(f"- {note}")
     if run.smoke:
         lines.append("- A smoke run of a few steps: it proves the way, the model is of no use.")
     if report.metrics[TASKS[report.task].headline].low is None:

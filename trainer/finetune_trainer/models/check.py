@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from finetune_trainer.errors import UsageError
@@ -110,16 +111,16 @@ def _check_weights(folder: Path, where: str) -> None:
     raise UsageError(f"{where}: it has no weights: model.safetensors is missing")
 
 
-def load_tokenizer(folder: Path, uri: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(folder: Path, uri: str, *, of_words: bool = False) -> PreTrainedTokenizerBase:
     """Load the fast tokenizer, with a padding token: its own, or else its end-of-text token.
 
     Padding is masked out, so that either serves; a model's ``pad_token_id`` must
-    be set to the same.
+    be set to the same. With ``of_words`` it takes a word that is given alone as one within a text.
 
     Raises
     ------
     UsageError
-        If there is none, only a slow one, or neither token.
+        If there is none, only a slow one, neither token, or one that can't take words so.
     """
     where = f"{_FIELD}: {uri}"
     if not any((folder / name).is_file() for name in _TOKENIZERS):
@@ -143,7 +144,42 @@ def load_tokenizer(folder: Path, uri: str) -> PreTrainedTokenizerBase:
                 "pad_token in tokenizer_config.json"
             )
         tokenizer.pad_token = tokenizer.eos_token
+    return _of_words(tokenizer, folder, where) if of_words else tokenizer
+
+
+def _of_words(
+    tokenizer: PreTrainedTokenizerBase, folder: Path, where: str
+) -> PreTrainedTokenizerBase:
+    """Byte-level tokenizers write the space before a word into it, and lose it without a word."""
+    if _takes_words(tokenizer):
+        return tokenizer
+    pad = tokenizer.pad_token
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, add_prefix_space=True)
+    tokenizer.pad_token = pad
+    splitting = tokenizer.backend_tokenizer.pre_tokenizer
+    if isinstance(splitting, ByteLevel):
+        # The class of a tokenizer that is only a tokenizer.json does not pass it on.
+        splitting.add_prefix_space = True
+    if not _takes_words(tokenizer):
+        raise UsageError(
+            f"{where}: its tokenizer reads words that are given one by one otherwise than in a "
+            "text; take a model with another one, such as bert or roberta"
+        )
     return tokenizer
+
+
+def _takes_words(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether words become the tokens that they are in a text."""
+    words = ["a", "1", "a"]
+    alone = tokenizer(words, is_split_into_words=True, add_special_tokens=False)
+    in_text = list(tokenizer(" ".join(words), add_special_tokens=False)["input_ids"])
+    # The first word is not compared: what begins a text has no space before it.
+    later = [
+        token
+        for token, word in zip(alone["input_ids"], alone.word_ids(), strict=True)
+        if word is not None and word > 0
+    ]
+    return later == in_text[-len(later) :]
 
 
 def check_lengths(

@@ -75,7 +75,7 @@ def model_facts(
         vocabulary=int(text.vocab_size),
         max_positions=usable_positions(config),
         classes=int(text.vocab_size) if head.generates else outputs,
-        per_token=head.generates,
+        per_token=head.generates or head.reads_words,
     )
 
 

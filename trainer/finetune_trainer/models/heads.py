@@ -8,6 +8,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     PreTrainedConfig,
 )
 from transformers.models.auto.modeling_auto import (
@@ -15,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
 )
 
 from finetune_api.tasks import Task
@@ -31,7 +33,8 @@ class Head:
     models that have it. ``generates`` says that its outputs are the next token, of the tokenizer's,
     and not classes of the data's: no weight of such a model may be new. ``sees`` says that it reads
     images; as these models come with a head for ImageNet's classes, a head for other classes than
-    the data's is replaced.
+    the data's is replaced. ``reads_words`` says that it is given
+    words, and answers for each token of theirs.
     """
 
     task: Task
@@ -41,6 +44,7 @@ class Head:
     advice: str
     problem_type: ProblemType | None = None
     generates: bool = False
+    reads_words: bool = False
     sees: bool = False
 
     def settle(self, config: PreTrainedConfig, labels: tuple[str, ...]) -> None:
@@ -80,6 +84,15 @@ SINGLE_LABEL = Head(
     suffix="ForSequenceClassification",
     advice=_TEXT_MODELS,
     problem_type="single_label_classification",
+)
+
+TAGS = Head(
+    task=Task.TOKEN_CLASSIFICATION,
+    auto=AutoModelForTokenClassification,
+    architectures=MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    suffix="ForTokenClassification",
+    advice=_TEXT_MODELS,
+    reads_words=True,
 )
 
 _SEEING = frozenset({"bert-generation", "xlnet"})

@@ -32,7 +32,9 @@ def load_processor(folder: Path, uri: str, head: Head) -> Processor:
     UsageError
         If there is none, or none that can be used.
     """
-    return load_image_processor(folder, uri) if head.sees else load_tokenizer(folder, uri)
+    if head.sees:
+        return load_image_processor(folder, uri)
+    return load_tokenizer(folder, uri, of_words=head.reads_words)
 
 
 def load_image_processor(folder: Path, uri: str) -> BaseImageProcessor:

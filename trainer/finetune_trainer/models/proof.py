@@ -114,3 +114,39 @@ def compare_texts(expected: Sequence[str], answers: Sequence[list[dict[str, Any]
             f"a plain pipeline gives other answers than the scored model: {other} of "
             f"{len(expected)} texts differ"
         )
+
+
+@dataclass(frozen=True)
+class TokenAnswer:
+    """What is told of the token at ``place``: its tag, and the probability of that one."""
+
+    place: int
+    tag: str
+    probability: float
+
+
+def compare_tags(
+    expected: Sequence[Sequence[TokenAnswer]], answers: Sequence[Sequence[Mapping[str, Any]]]
+) -> None:
+    """Hold what a pipeline tells of single tokens to what was scored; of others it may tell more.
+
+    Where two tags are as good as equal, either may come first.
+
+    Raises
+    ------
+    ExportError
+        If tags or probabilities differ; the message has the figures.
+    """
+    gap, other, tokens = 0.0, 0, 0
+    for row, answer in zip(expected, answers, strict=True):
+        told = {int(one["index"]): one for one in answer}
+        for ours in row:
+            theirs = told.get(ours.place, {"entity": None, "score": 0.0})
+            distance = abs(float(theirs["score"]) - ours.probability)
+            gap, tokens = max(gap, distance), tokens + 1
+            other += theirs["entity"] != ours.tag and not distance <= TOLERANCE
+    if gap > TOLERANCE or other:
+        raise ExportError(
+            f"a plain pipeline gives other tags than were scored: {other} of {tokens} differ, "
+            f"probabilities by up to {gap:.2e} (allowed: {TOLERANCE:.0e})"
+        )

@@ -7,7 +7,7 @@ from finetune_trainer.tasks.form import TaskForm
 from finetune_trainer.training.language_rows import WITHOUT_CACHE, LanguageBatches, token_loss
 
 CAUSAL_LM = TaskForm(
-    rows=ExampleRows(),
+    rows=lambda _dataset: ExampleRows(),
     rendering=LanguageRendering.of,
     encoder=lambda _tokenizer, _classes, _length: TokenEncoder(),
     head=CAUSAL,

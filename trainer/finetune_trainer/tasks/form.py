@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_api.job import Dataset
 from finetune_api.report import BaselineFit, ImageStatistics, PrepareReport
 from finetune_api.run import Run
 from finetune_trainer.data.cleaning import Counts
@@ -87,15 +88,16 @@ def use_as_trained(model: PreTrainedModel, prepared: PrepareReport) -> None:
 class TaskForm:
     """A task, whole.
 
-    ``rendering`` is for a model's folder, its tokenizer and a run; most tasks have none, for their
-    rows are encoded once they have their roles. ``encoder`` is for a tokenizer or image processor,
-    the classes and the longest example, ``collation`` for the padding of texts or the form of
-    images, and ``images`` for a task on images. ``loss`` is for a model and what was prepared;
-    ``call`` are further keywords of the model's call. ``finish`` makes of a trained model, in
-    place, the one that is scored and exported.
+    ``rows`` is for what a manifest says of its data. ``rendering`` is for a model's folder, its
+    tokenizer and a run; most tasks have none, for their rows are encoded once they have their
+    roles. ``encoder`` is for a tokenizer or image processor, the classes and the longest example,
+    ``collation`` for the padding of texts or the form of images, and ``images`` for a task on
+    images. ``loss`` is for a model and what was prepared; ``call`` are further keywords of the
+    model's call. ``finish`` makes of a trained model, in place, the one that is scored and
+    exported.
     """
 
-    rows: AnyForm
+    rows: Callable[[Dataset], AnyForm]
     images: ImageTask | None = None
     # Each task's own kind of processor goes in, hence Any.
     rendering: Callable[[Path, Any, Run], Rendering] | None = None

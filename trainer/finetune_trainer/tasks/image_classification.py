@@ -33,7 +33,7 @@ class _Images:
 
 
 IMAGE_CLASSIFICATION = TaskForm(
-    rows=ImageRows(),
+    rows=lambda _dataset: ImageRows(),
     images=_Images(),
     encoder=image_encoder,
     head=IMAGES,

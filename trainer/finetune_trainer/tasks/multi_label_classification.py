@@ -9,7 +9,7 @@ from finetune_trainer.training.losses import label_loss
 from finetune_trainer.training.rows import LabelBatches
 
 MULTI_LABEL_CLASSIFICATION = TaskForm(
-    rows=LabelRows(),
+    rows=lambda _dataset: LabelRows(),
     encoder=label_encoder,
     head=MULTI_LABEL,
     collation=LabelBatches,

@@ -9,7 +9,7 @@ from finetune_trainer.training.losses import class_loss
 from finetune_trainer.training.rows import ClassBatches
 
 TEXT_CLASSIFICATION = TaskForm(
-    rows=ClassRows(),
+    rows=lambda _dataset: ClassRows(),
     encoder=class_encoder,
     head=SINGLE_LABEL,
     collation=ClassBatches,

@@ -22,7 +22,7 @@ def _finish(model: PreTrainedModel, prepared: PrepareReport) -> None:
 
 
 TEXT_REGRESSION = TaskForm(
-    rows=NumberRows(),
+    rows=lambda _dataset: NumberRows(),
     encoder=number_encoder,
     head=REGRESSION,
     collation=NumberBatches,

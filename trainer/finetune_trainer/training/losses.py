@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from finetune_trainer.training.rows import Batch
+from finetune_trainer.training.rows import NO_TAG, Batch
 
 
 def class_loss(outputs: Any, batch: Batch) -> torch.Tensor:
@@ -23,6 +23,16 @@ def label_loss(outputs: Any, batch: Batch) -> torch.Tensor:
     logits = outputs.logits.float()
     nll = binary_cross_entropy_with_logits(logits, batch["labels"], reduction="none")
     return nll.mean(dim=-1) * batch["weights"]
+
+
+def tag_loss(outputs: Any, batch: Batch) -> torch.Tensor:
+    """Σ weight·negative log-likelihood of the tags of each row, ``[rows]``."""
+    labels = batch["labels"]
+    learned = labels != NO_TAG
+    nll = cross_entropy(outputs.logits[learned].float(), labels[learned], reduction="none")
+    if "token_weights" in batch:
+        nll = nll * batch["token_weights"][learned]
+    return nll.new_zeros(labels.shape).masked_scatter(learned, nll).sum(dim=1)
 
 
 def squared_loss(

@@ -29,7 +29,10 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True)
 class StepPlan:
-    """Rows of each step for a training set of ``rows`` rows and a gang of ``world_size`` ranks."""
+    """Rows of each step for a training set of ``rows`` rows and a gang of ``world_size`` ranks.
+
+    ``balance`` has each epoch draw as many rows of each class.
+    """
 
     rows: int
     global_batch_size: int
@@ -37,6 +40,7 @@ class StepPlan:
     accumulation_steps: int
     world_size: int
     seed: int
+    balance: "Balance | None" = None
 
     def __post_init__(self) -> None:
         """Refuse a split that does not give every rank the same share."""
@@ -49,7 +53,14 @@ class StepPlan:
             )
 
     @classmethod
-    def of(cls, training: RunTraining, *, rows: int, world_size: int) -> "StepPlan":
+    def of(
+        cls,
+        training: RunTraining,
+        *,
+        rows: int,
+        world_size: int,
+        balance: "Balance | None" = None,
+    ) -> "StepPlan":
         """Plan the training of a resolved run."""
         return cls(
             rows=rows,
@@ -58,6 +69,7 @@ class StepPlan:
             accumulation_steps=training.accumulation_steps,
             world_size=world_size,
             seed=training.seed,
+            balance=balance,
         )
 
     @property
@@ -69,7 +81,11 @@ class StepPlan:
         """Row numbers of optimizer step ``step`` (from 0), the same on any gang."""
         epoch, position = divmod(step, self.steps_per_epoch)
         start = position * self.global_batch_size
-        return _permutation(self.seed, epoch, self.rows)[start : start + self.global_batch_size]
+        if self.balance is None:
+            order = _permutation(self.seed, epoch, self.rows)
+        else:
+            order = _balanced(self.balance, self.seed, epoch)
+        return order[start : start + self.global_batch_size]
 
     def micro_batch(self, step: int, micro: int, rank: int) -> MicroBatch:
         """Rows that ``rank`` computes in micro-batch ``micro`` of ``step``, all from 0.
@@ -82,6 +98,38 @@ class StepPlan:
         )
         real = places < len(batch)
         return MicroBatch(rows=batch[places % len(batch)], real=real)
+
+
+@dataclass(frozen=True, eq=False)
+class Balance:
+    """The class number of each training row, by which an epoch is drawn."""
+
+    classes: npt.NDArray[np.int64]
+
+    def draw(self, random: np.random.RandomState) -> npt.NDArray[np.int64]:
+        """As many rows as there are, in random order, every class as often, to one row.
+
+        The rows of a class are gone through in random order, again and again, so that of two of
+        them none is drawn twice more often. Chance decides which classes get what is left over.
+        """
+        numbers = np.unique(self.classes)
+        each, rest = divmod(len(self.classes), len(numbers))
+        more = set(random.permutation(numbers)[:rest].tolist())
+        drawn = []
+        for number in numbers.tolist():
+            rows = np.flatnonzero(self.classes == number)
+            wanted = each + (number in more)
+            rounds = [random.permutation(rows) for _ in range(-(-wanted // len(rows)))]
+            drawn.append(np.concatenate([rows[:0], *rounds])[:wanted])
+        return random.permutation(np.concatenate(drawn))
+
+
+@lru_cache(maxsize=2)
+def _balanced(balance: Balance, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The drawn rows of an epoch; kept, and of a frozen stream, as ``_permutation`` is."""
+    made = balance.draw(np.random.RandomState([seed, epoch]))
+    made.setflags(write=False)
+    return made
 
 
 @lru_cache(maxsize=2)

@@ -31,6 +31,9 @@ _PIXELS_PER_TOKEN = 16 * 16
 """What an image counts as, where batches are filled: a patch of a vision transformer, a token."""
 
 _SEQUENCES = ("input_ids", "attention_mask", "token_type_ids")
+NO_TAG = -100
+"""The tag of a token that is not learned, as torch's cross-entropy has it."""
+
 _NOT_INPUTS = ("labels", "weights", "token_weights", "real", "batch_weight", "tokens")
 """What of a batch is for the loss and the Trainer, and not for the model."""
 
@@ -104,6 +107,25 @@ class NumberBatches:
         }
 
 
+@dataclass(frozen=True)
+class TagBatches:
+    """Token sequences some of whose tokens have a tag: ``labels`` is ``[rows, longest]``.
+
+    ``NO_TAG`` stands where there is none.
+    """
+
+    padding: Padding
+    columns: Sequence[str] = (*_SEQUENCES, "tags")
+
+    def batch(self, rows: Columns) -> Batch:
+        """Padded inputs and tag numbers."""
+        width = self.padding.width(rows)
+        return {
+            **padded_inputs(rows, self.padding),
+            "labels": padded(rows["tags"], width, NO_TAG),
+        }
+
+
 class PreparedRows:
     """One role's rows, as the prepare step left them, and what each weighs in the loss."""
 
@@ -116,6 +138,33 @@ class PreparedRows:
         self.weights = np.ones(len(dataset))
         if "weight" in dataset.column_names:
             self.weights = np.asarray(dataset["weight"], dtype=np.float64)
+        self._token_weights: torch.Tensor | None = None
+
+    @cached_property
+    def classes(self) -> npt.NDArray[np.int64]:
+        """The class of whatever is learned: of each row, or of each tagged token of all rows."""
+        if not self._has_tags:
+            return np.asarray(self._dataset["label"], dtype=np.int64)
+        tags = np.concatenate(self._dataset["tags"]).astype(np.int64)
+        return np.asarray(tags[tags != NO_TAG])
+
+    @property
+    def _has_tags(self) -> bool:
+        return "tags" in self._dataset.column_names
+
+    def weigh(self, class_weights: Sequence[float]) -> None:
+        """Let each of ``classes`` weigh what its class does; a row weighs what its ones add up to.
+
+        Where tokens have classes, ``token_weights`` of a batch say what each token weighs.
+        """
+        each = np.asarray(class_weights, dtype=np.float64)[self.classes]
+        if not self._has_tags:
+            self.weights = each
+            return
+        counts = self.weights.astype(np.int64)
+        ends, sums = np.cumsum(counts), np.concatenate([[0.0], np.cumsum(each)])
+        self.weights = sums[ends] - sums[ends - counts]
+        self._token_weights = torch.tensor(class_weights, dtype=torch.float32)
 
     @classmethod
     def load(cls, folder: Path, collation: Collation) -> "PreparedRows":
@@ -151,6 +200,8 @@ class PreparedRows:
         columns = self.columns(chosen)
         batch = self._collation.batch(columns if vary is None else vary(columns))
         batch["weights"] = torch.from_numpy(self.weights[chosen].astype(np.float32))
+        if self._token_weights is not None:
+            batch["token_weights"] = self._token_weights[batch["labels"].clamp(min=0)]
         return batch, self.tokens[chosen]
 
 
@@ -193,7 +244,7 @@ class StepStream:
         share = self._plan.micro_batch(step, micro, self._rank)
         rows = share.rows.tolist()
         batch, tokens = self._rows.batch(rows, self._varied(rows, step))
-        weight = self._rows.weights[self._plan.global_batch(step)].sum()
+        weight = batch_weight(self._rows.weights[self._plan.global_batch(step)])
         batch["real"] = torch.from_numpy(share.real.astype(np.float32))
         batch["batch_weight"] = torch.tensor(weight, dtype=torch.float32)
         batch["tokens"] = torch.tensor(int((share.real * tokens).sum()))
@@ -205,6 +256,11 @@ class StepStream:
             return None
         epoch = step // self._plan.steps_per_epoch
         return lambda columns: vary(columns, rows, epoch)
+
+
+def batch_weight(weights: npt.NDArray[np.float64]) -> float:
+    """What the rows of a global batch weigh; 1 where none of them has anything to learn."""
+    return float(weights.sum()) or 1.0
 
 
 def scoring_batches(

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
+from finetune_api.balance import Sampling
 from finetune_api.report import ExitCode, PrepareReport
 from finetune_api.run import LAYOUT, Run, RunTraining, total_steps
 from finetune_trainer.data.sources import resolve_local
@@ -30,6 +31,7 @@ from finetune_trainer.training.batch_norm import Norms
 from finetune_trainer.training.boundary import Boundary, Parts
 from finetune_trainer.training.cadence import Cadence
 from finetune_trainer.training.checkpoints import CheckpointStore
+from finetune_trainer.training.class_weights import class_weights
 from finetune_trainer.training.deepspeed_config import join_process_group
 from finetune_trainer.training.gang import Gang, backend_of, claim_device, process_group
 from finetune_trainer.training.image_batches import ImageBatches
@@ -38,7 +40,7 @@ from finetune_trainer.training.manifest import Identity
 from finetune_trainer.training.packing import PackedPlan
 from finetune_trainer.training.packing_proof import keeps_rows_apart
 from finetune_trainer.training.place import Place
-from finetune_trainer.training.plan import StepPlan
+from finetune_trainer.training.plan import Balance, StepPlan
 from finetune_trainer.training.resume import Resume, choose, clear_torn
 from finetune_trainer.training.rows import Collation, PreparedRows, StepStream
 from finetune_trainer.training.stop import StopRequest
@@ -185,7 +187,12 @@ def _assemble(
             f"{prepared}: {len(train_rows)} examples to train on, the report says "
             f"{report.data.steps_count_in}; run the prepare step again"
         )
-    plan = _plan(run, rows=len(train_rows), world_size=place.world_size)
+    select_rows = PreparedRows.load(prepared / "select", collation)
+    if training.class_weights is not None:
+        weights = class_weights(training.class_weights, report.labels, train_rows.classes)
+        train_rows.weigh(weights)
+        select_rows.weigh(weights)
+    plan = _plan(run, train_rows, world_size=place.world_size)
     packed = _packed(training, train_rows, collation, plan, steps)
     load = partial(_load, run, folder, report, store, gang, steps)
     arguments, model = load((packed.plan if packed else plan).accumulation_steps)
@@ -220,7 +227,7 @@ def _assemble(
             evals_per_epoch=training.evals_per_epoch,
             checkpoint_every_steps=training.checkpoint_every_steps,
         ),
-        select_rows=PreparedRows.load(prepared / "select", collation),
+        select_rows=select_rows,
         store=store,
         packed_fill=packed.plan.fill(range(min(steps, plan.steps_per_epoch))) if packed else None,
         say=say,
@@ -298,9 +305,11 @@ def _packed(
     return PackedRows(rows=rows, collation=collation, plan=packed)
 
 
-def _plan(run: Run, *, rows: int, world_size: int) -> StepPlan:
+def _plan(run: Run, rows: PreparedRows, *, world_size: int) -> StepPlan:
+    balanced = run.training.sampling is Sampling.BALANCED
+    balance = Balance(rows.classes) if balanced else None
     try:
-        return StepPlan.of(run.training, rows=rows, world_size=world_size)
+        return StepPlan.of(run.training, rows=len(rows), world_size=world_size, balance=balance)
     except ValueError as error:
         raise UsageError(
             f"training: {error}; training.globalBatchSize must be divisible"

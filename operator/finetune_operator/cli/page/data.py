@@ -119,7 +119,19 @@ def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:
         ("95th percentile", figures.places(tokens.p95)),
         ("Longest row", figures.count(tokens.max)),
         ("Rows cut to the limit", cut),
+        *_unread(report),
     )
+
+
+def _unread(report: DataReport) -> tuple[tuple[str, str], ...]:
+    words = report.unread_words
+    if words is None:
+        return ()
+    of_roles = zip(
+        ("train", "select", "test"), (words.train, words.select, words.test), strict=True
+    )
+    told = ", ".join(f"{name} {figures.count(count)}" for name, count in of_roles)
+    return (("Tagged words that are not read", told),)
 
 
 def _images(report: DataReport) -> tuple[tuple[str, str], ...]:

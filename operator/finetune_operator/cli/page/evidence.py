@@ -5,6 +5,7 @@ Positions are percent of an axis, shares percent of a row; every figure is the r
 
 from dataclasses import dataclass, replace
 
+from finetune_api.balance import uncalibrated
 from finetune_api.report import (
     BaselineFit,
     BaselineScores,
@@ -111,6 +112,8 @@ class Evidence:
     matrix: tuple[tuple[Cell, ...], ...]
     confusions: tuple[Confusion, ...]
     class_title: str
+    support_title: str
+    calibration_note: str
     classes: tuple[ClassRow, ...]
     answers: tuple[Generation, ...]
     mistakes: tuple[tuple[str, ...], ...]
@@ -142,6 +145,8 @@ def evidence(facts: PageFacts) -> Evidence | None:
         matrix=() if wide else tuple(_row(i, row) for i, row in enumerate(report.confusion_matrix)),
         confusions=_confusions(report) if wide else (),
         class_title=(TASKS[report.task].classes or "").capitalize(),
+        support_title=TASKS[report.task].support.capitalize(),
+        calibration_note=uncalibrated(facts.job.spec.training),
         classes=tuple(
             ClassRow(
                 c.label,

@@ -1,0 +1,1 @@
+"""A finished model on rows of anybody's: `finetune predict`."""

@@ -1,0 +1,18 @@
+"""Token classification: a tag for each word of a row, of entities or of parts of speech."""
+
+from finetune_trainer.data.tag_encoding import TagEncoder
+from finetune_trainer.data.tagged import TagRows
+from finetune_trainer.evaluation.tag_evidence import TagEvidence
+from finetune_trainer.models.heads import TAGS
+from finetune_trainer.tasks.form import TaskForm
+from finetune_trainer.training.losses import tag_loss
+from finetune_trainer.training.rows import TagBatches
+
+TOKEN_CLASSIFICATION = TaskForm(
+    rows=TagRows.of,
+    encoder=TagEncoder,
+    head=TAGS,
+    collation=TagBatches,
+    loss=lambda _model, _prepared: tag_loss,
+    evidence=TagEvidence(),
+)
