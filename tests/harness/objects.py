@@ -538,6 +538,16 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         )
     ),
     RuleExample(
+        "evaluation.groups: token-classification is not measured by groups",
+        accepted=_TAGS,
+        rejected=changed(_TAGS, {"spec.evaluation.groups": ["domain"]}),
+    ),
+    RuleExample(
+        "evaluation.threshold: token-classification tells no labels",
+        accepted=_TAGS,
+        rejected=changed(_TAGS, {"spec.evaluation.threshold": "0.5"}),
+    ),
+    RuleExample(
         "evaluation.groups: image-classification is not measured by groups",
         accepted=_IMAGES,
         rejected=changed(_IMAGES, {"spec.evaluation.groups": ["domain"]}),

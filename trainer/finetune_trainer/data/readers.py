@@ -318,8 +318,8 @@ def _read_parquet(source: RowSource) -> Iterator[tuple[str, Values]]:
 
 def _read_conll(source: RowSource) -> Iterator[tuple[str, Values]]:
     """Rows are divided by empty lines; a line has a word first and its tag last."""
-    wanted = _wanted(source)
-    if wanted.keys() != {"tokens", "tags"}:
+    columns = dict(source.form.columns(source.columns))
+    if len(_wanted(source)) > len(columns):
         raise DataError(
             f"{source.name}: rows of words and tags have no other columns in format conll; leave "
             "dataset.columns.id and group out, or write the rows as jsonl or parquet"
@@ -341,7 +341,7 @@ def _read_conll(source: RowSource) -> Iterator[tuple[str, Values]]:
                 continue
             if words:
                 place = f"the row at line {lines.row_starts_at}"
-                yield place, {wanted["tokens"]: words, wanted["tags"]: tags}
+                yield place, {columns["tokens"]: words, columns["tags"]: tags}
                 words, tags = [], []
             lines.begin_row()
 
