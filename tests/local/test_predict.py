@@ -101,6 +101,30 @@ def test_texts_are_told_as_by_a_plain_pipeline(
     assert {True, False} == set(cut)
 
 
+@pytest.mark.parametrize("several", [True, False])
+def test_labels_are_told_from_the_thresholds_that_the_job_chose(
+    tmp_path: Path, *, several: bool
+) -> None:
+    labels = ("bad", "good", "so-so") if several else ("bad", "good")
+    problem = "multi_label_classification" if several else "single_label_classification"
+    model = a_bert(BertForSequenceClassification, labels, problem)
+    cuts = {"bad": 0.3, "good": 0.7, "so-so": 0.5} if several else {"good": 0.8}
+    model.config.thresholds = cuts
+    exported(tmp_path / "model", model)
+    answers = asked(tmp_path, [{"text": text} for text, _ in sentences(60)])
+    between = 0
+    for one in answers:
+        scores = one["scores"]
+        if several:
+            assert one["labels"] == [label for label in labels if scores[label] >= cuts[label]]
+            between += 0.3 <= scores["bad"] < 0.5 or 0.5 <= scores["good"] < 0.7
+        else:
+            assert one["label"] == ("good" if scores["good"] >= 0.8 else "bad")
+            assert one["score"] == scores[one["label"]]
+            between += 0.5 <= scores["good"] < 0.8
+    assert between
+
+
 def test_words_are_told_their_tags_and_spans(tmp_path: Path) -> None:
     folder = exported(tmp_path / "model", a_bert(BertForTokenClassification, TAGS, None))
     words = [row["tokens"] for row in stories(20)]

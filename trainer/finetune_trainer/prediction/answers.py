@@ -74,6 +74,11 @@ class Finished:
         """Names of its outputs, in their order."""
         return [name for _, name in sorted((self.model.config.id2label or {}).items())]
 
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """Probabilities from which labels are told, where the job chose such."""
+        return getattr(self.model.config, "thresholds", None) or {}
+
     def logits(self, batch: Sequence[Asked]) -> torch.Tensor:
         """Outputs of a batch, in double precision on the CPU."""
         columns = {name: [one.columns[name] for one in batch] for name in batch[0].columns}
@@ -111,17 +116,28 @@ class TextAnswerer:
         if kind == "regression":
             return [{"value": float(row[0])} for row in logits]
         several = kind == "multi_label_classification"
+        cuts = self.finished.thresholds
         shares = logits.sigmoid() if several else logits.softmax(dim=-1)
         answers: list[Answer] = []
         for row in shares.tolist():
             scores = dict(zip(labels, row, strict=True))
             if several:
-                told: Answer = {"labels": [one for one in labels if scores[one] >= THRESHOLD]}
+                told: Answer = {
+                    "labels": [one for one in labels if scores[one] >= cuts.get(one, THRESHOLD)]
+                }
             else:
-                best = max(scores, key=lambda one: scores[one])
+                best = _likeliest(scores, cuts)
                 told = {"label": best, "score": scores[best]}
             answers.append({**told, "scores": scores})
         return answers
+
+
+def _likeliest(scores: Mapping[str, float], cuts: Mapping[str, float]) -> str:
+    """The class that is told: of two, the one with a threshold from there on, else the other."""
+    for label, cut in cuts.items():
+        (other,) = scores.keys() - {label}
+        return label if scores[label] >= cut else other
+    return max(scores, key=lambda label: scores[label])
 
 
 @dataclass(frozen=True)
