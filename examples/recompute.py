@@ -8,7 +8,8 @@ lines: read the one you need.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,59 @@ def text_regression(rows: pd.DataFrame, report: Report) -> Figures:
             f"{who}errors": np.square(told - y).sum(),
         }
     return found | by_group(rows, report, np.abs(rows["predicted"].to_numpy() - y), None)
+
+
+def token_classification(rows: pd.DataFrame, report: Report) -> Figures:
+    """A tag for each word."""
+    of_spans = all(tag == "O" or tag[:2] in {"B-", "I-"} for tag in report["labels"])
+    truth = [spans(tags, of_spans=of_spans) for tags in rows["tags"]]
+    words = [list(tags) for tags in rows["tags"]]
+    found: Figures = {}
+    for who in predictors(report):
+        told = [spans(tags, of_spans=of_spans) for tags in rows[f"{who}predicted"]]
+        both = [one & other for one, other in zip(truth, told, strict=True)]
+        there, said, right = (
+            Counter(kind for row in side for *_, kind in row) for side in (truth, told, both)
+        )
+        kinds = sorted(there | said)
+        f1 = {kind: 2 * right[kind] / (there[kind] + said[kind]) for kind in kinds}
+        wrong = sum(
+            tag != other
+            for row, theirs in zip(words, rows[f"{who}predicted"], strict=True)
+            for tag, other in zip(row, theirs, strict=True)
+        )
+        found |= {
+            f"{who}microF1": 2 * right.total() / max(1, there.total() + said.total()),
+            f"{who}macroF1": float(np.mean(list(f1.values()))),
+            f"{who}precision": right.total() / max(1, said.total()),
+            f"{who}recall": right.total() / max(1, there.total()),
+            f"{who}tokenAccuracy": 1 - wrong / sum(map(len, words)),
+            f"{who}errors": wrong,
+        }
+        for kind in kinds if not who else ():
+            found |= {
+                f"{kind} precision": right[kind] / max(1, said[kind]),
+                f"{kind} recall": right[kind] / max(1, there[kind]),
+                f"{kind} f1": f1[kind],
+                f"{kind} support": there[kind],
+            }
+    return found | {"loss": rows["nll"].sum() / rows["words_read"].map(len).sum()}
+
+
+def spans(tags: Sequence[str | None], *, of_spans: bool) -> set[tuple[int, int, str]]:
+    """First word, the word after the last, and type; where tags mark no spans, each word is one."""
+    if not of_spans:
+        return {(place, place + 1, tag) for place, tag in enumerate(tags) if tag is not None}
+    found: set[tuple[int, int, str]] = set()
+    start, kind = 0, ""
+    for place, tag in enumerate([*tags, "O"]):
+        mark, _, own = (tag or "O").partition("-")
+        if kind and (mark != "I" or own != kind):
+            found.add((start, place, kind))
+            kind = ""
+        if own and not kind:
+            start, kind = place, own
+    return found
 
 
 def causal_lm(rows: pd.DataFrame, report: Report) -> Figures:

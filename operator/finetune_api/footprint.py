@@ -137,8 +137,11 @@ def _states(model: ModelFacts, shape: Shape) -> tuple[int, int, int, int]:
 
 
 def bucket_elements(trainable_parameters: int) -> int:
-    """Gradients that are exchanged at once: all, up to a bound above which it gets no faster."""
-    return min(trainable_parameters, _MOST_BUCKET_ELEMENTS)
+    """Gradients that are exchanged at once: all, up to a bound above which it gets no faster.
+
+    DeepSpeed aligns its buffers by two elements, and refuses an odd size.
+    """
+    return min(trainable_parameters + trainable_parameters % 2, _MOST_BUCKET_ELEMENTS)
 
 
 def _buckets(model: ModelFacts, shape: Shape) -> int:
