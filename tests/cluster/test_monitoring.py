@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.report import Step
+from finetune_operator.cost.records import latest
 from harness.processes import REPOSITORY
 from harness.prometheus import GUIDE, Sample, documented_series, running_prometheus
 from harness.realcluster import Bench, training_job
@@ -34,7 +35,7 @@ def test_prometheus_finds_every_documented_series_and_its_sums_are_those_of_the_
         assert story(status)[-1] == (Step.EVALUATE, COMPLETED)
 
         # Nothing of the namespace runs any more, so the sums stand still.
-        records = [record for one in bench.jobs() for record in bench.records(one)]
+        records = latest(record for one in bench.jobs() for record in bench.records(one))
         entries = [entry for record in records for entry in record.spec.entries]
         for fake in ("true", "false"):
             held = sum(
