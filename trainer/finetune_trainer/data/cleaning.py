@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from finetune_api.job import Cleaning
+from finetune_api.dataset import Cleaning
 from finetune_api.report import CountedReason
 from finetune_trainer.data.form import AnyCleanRow, AnyForm, AnyRow
 from finetune_trainer.data.rows import CleanRow, input_key
