@@ -15,7 +15,7 @@ matrices, and a copy of the head.
 import math
 from dataclasses import dataclass, fields
 
-from finetune_api.report import ModelFacts
+from finetune_api.datareport import ModelFacts
 from finetune_api.training import Offload, Precision
 
 FRAGMENTATION = 0.10

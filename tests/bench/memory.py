@@ -30,8 +30,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from finetune_api.datareport import ModelFacts
 from finetune_api.footprint import Shape, memory_per_rank
-from finetune_api.report import ModelFacts, Step
+from finetune_api.report import Step
 from finetune_api.run import Env, Run
 from finetune_api.tasks import Task
 from finetune_api.training import Offload, Precision

@@ -22,8 +22,10 @@ from transformers import (
     PreTrainedModel,
 )
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.lora import Lora
-from finetune_api.report import EvaluationReport, ExitCode, PrepareReport, Step, TrainResult
+from finetune_api.report import ExitCode, Step, TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT, Run
 from finetune_api.tasks import Metric, Task
 from finetune_api.training import Truncation
