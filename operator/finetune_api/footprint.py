@@ -15,8 +15,8 @@ matrices, and a copy of the head.
 import math
 from dataclasses import dataclass, fields
 
-from finetune_api.job import Offload, Precision
-from finetune_api.report import ModelFacts
+from finetune_api.datareport import ModelFacts
+from finetune_api.training import Offload, Precision
 
 FRAGMENTATION = 0.10
 """Share added for what the allocator holds and can't use."""

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api import API_VERSION
-from finetune_api.job import ObjectMeta
 from finetune_api.markers import (
     Cel,
     Contract,
@@ -20,6 +19,7 @@ from finetune_api.markers import (
     Timestamp,
     rules,
 )
+from finetune_api.metadata import ObjectMeta
 
 
 class CapacityType(StrEnum):

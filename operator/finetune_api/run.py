@@ -13,21 +13,16 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.balance import ClassWeights, Sampling
+from finetune_api.dataset import Dataset
+from finetune_api.evaluation import Evaluation
 from finetune_api.health import EarlyStopping, Health
 from finetune_api.images import Augmentation, BatchNorm
-from finetune_api.job import (
-    Dataset,
-    Evaluation,
-    ModelSource,
-    Offload,
-    Precision,
-    Scheduler,
-    Truncation,
-)
 from finetune_api.markers import Contract, Digest, ShortText
+from finetune_api.model import ModelSource
 from finetune_api.output import Credentials, Output
 from finetune_api.report import Step
 from finetune_api.tasks import Task
+from finetune_api.training import Offload, Precision, Scheduler, Truncation
 from finetune_api.usage import JobReference
 
 RUN_VERSION = 1

@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from finetune_api.datareport import DataReport, ModelFacts
+from finetune_api.evaluationreport import BaselineScores, ClassScores, GateResult, Interval, Metrics
 from finetune_api.markers import (
     Cel,
     Contract,
@@ -17,18 +19,7 @@ from finetune_api.markers import (
     rules,
 )
 from finetune_api.phases import ConditionType, Phase
-from finetune_api.report import (
-    BaselineScores,
-    ClassScores,
-    CurvePoint,
-    DataReport,
-    GateResult,
-    Interval,
-    Marks,
-    Metrics,
-    ModelFacts,
-    Step,
-)
+from finetune_api.report import CurvePoint, Marks, Step
 from finetune_api.tasks import Metric
 
 Amount = Annotated[str, StringConstraints(pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,6})?$", max_length=24)]

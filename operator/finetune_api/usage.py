@@ -6,7 +6,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints
 
 from finetune_api import API_VERSION
-from finetune_api.job import ObjectMeta
 from finetune_api.markers import (
     Cel,
     Contract,
@@ -19,6 +18,7 @@ from finetune_api.markers import (
     Timestamp,
     rules,
 )
+from finetune_api.metadata import ObjectMeta
 from finetune_api.report import Marks, Step
 from finetune_api.status import Amount
 

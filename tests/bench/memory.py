@@ -30,11 +30,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from finetune_api.datareport import ModelFacts
 from finetune_api.footprint import Shape, memory_per_rank
-from finetune_api.job import Offload, Precision
-from finetune_api.report import ModelFacts, Step
+from finetune_api.report import Step
 from finetune_api.run import Env, Run
 from finetune_api.tasks import Task
+from finetune_api.training import Offload, Precision
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.training.place import Place, variables

@@ -21,15 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from finetune_api.report import (
-    ExitCode,
-    Marks,
-    Progress,
-    ReportRef,
-    Step,
-    Termination,
-    TrainResult,
-)
+from finetune_api.report import ExitCode, Marks, Progress, ReportRef, Step, Termination, TrainResult
 from finetune_api.run import Env, Run, total_steps
 from finetune_operator.local.podfiles import now, write_atomic
 from harness.scripted import evaluated, prepared

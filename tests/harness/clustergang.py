@@ -8,11 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.dataset import Dataset
+from finetune_api.evaluation import Evaluation
 from finetune_api.health import Health
-from finetune_api.job import Dataset, Evaluation, ModelSource, Offload, Precision, Scheduler
+from finetune_api.model import ModelSource
 from finetune_api.report import Step
 from finetune_api.run import Env, Gang, Run, RunTraining
 from finetune_api.tasks import Task
+from finetune_api.training import Offload, Precision, Scheduler
 from finetune_api.usage import JobReference
 from finetune_operator.kube import names
 from harness.cluster import Cluster

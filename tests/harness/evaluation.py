@@ -18,7 +18,9 @@ import torch
 from datasets import load_from_disk
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from finetune_api.report import EvaluationReport, PrepareReport, Step
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
+from finetune_api.report import Step
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT, Run
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.environment import RankEnvironment, Workspace

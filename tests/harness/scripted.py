@@ -9,19 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from finetune_api.datareport import DataReport, ModelFacts, PrepareReport
+from finetune_api.evaluationreport import BaselineScores, ClassScores, EvaluationReport, Interval
 from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import RateCard
 from finetune_api.report import (
-    BaselineScores,
-    ClassScores,
-    DataReport,
-    EvaluationReport,
     Failure,
     FailureClass,
-    Interval,
     Marks,
-    ModelFacts,
-    PrepareReport,
     Progress,
     ReportRef,
     Step,

@@ -14,7 +14,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from finetune_api.report import EvaluationReport, ExitCode, PrepareReport, Step
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
+from finetune_api.report import ExitCode, Step
 from finetune_api.run import LAYOUT
 from finetune_api.tasks import Task
 from finetune_trainer.data.prepare import prepare

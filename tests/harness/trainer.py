@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_api.job import Dataset, Evaluation, ModelSource, Precision, Scheduler
+from finetune_api.dataset import Dataset
+from finetune_api.evaluation import Evaluation
+from finetune_api.model import ModelSource
 from finetune_api.report import Step
 from finetune_api.run import Env, Gang, Run, RunTraining
 from finetune_api.tasks import Task
+from finetune_api.training import Precision, Scheduler
 from finetune_api.usage import JobReference
 
 A_DIGEST = "sha256:" + "0" * 64

@@ -11,8 +11,8 @@ import torch
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from finetune_api.architectures import TESTED
+from finetune_api.datareport import DataReport, PrepareReport, TargetStatistics
 from finetune_api.lora import Lora
-from finetune_api.report import DataReport, PrepareReport, TargetStatistics
 from finetune_api.tasks import Task
 from finetune_trainer.data.rows import CleanRow
 from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer

@@ -22,8 +22,9 @@ from datasets import load_from_disk
 from scipy.stats import norm, t
 from transformers import PreTrainedModel
 
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.output import Output
-from finetune_api.report import EvaluationReport, ExitCode, Termination
+from finetune_api.report import ExitCode, Termination
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError

@@ -13,8 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.lora import Lora
-from finetune_api.report import EvaluationReport
 from finetune_api.run import LAYOUT
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.models.heads import SINGLE_LABEL

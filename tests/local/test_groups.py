@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import load_from_disk
 
-from finetune_api.report import EvaluationReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.run import LAYOUT
 from harness.evaluation import Job, a_prepared_job, a_trained_model, recompute
 from harness.tinymodel import sentences

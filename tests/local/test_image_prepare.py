@@ -22,7 +22,7 @@ from datasets import Image as Feature
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from finetune_api.report import CountedReason, PrepareReport
+from finetune_api.datareport import CountedReason, PrepareReport
 from finetune_api.run import LAYOUT
 from finetune_api.tasks import Task
 from finetune_trainer.data.pixels import PixelForm

@@ -19,8 +19,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.phases import ConditionType, Phase
-from finetune_api.report import EvaluationReport, ExitCode, PrepareReport
+from finetune_api.report import ExitCode
 from finetune_api.run import LAYOUT
 from finetune_api.status import JobStatus
 from finetune_api.tasks import Baseline, Metric

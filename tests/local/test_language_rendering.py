@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from finetune_api.job import Columns, Truncation
+from finetune_api.dataset import Columns
+from finetune_api.training import Truncation
 from finetune_trainer.data.examples import Example, read_example
 from finetune_trainer.data.rendered_rows import rendered_text
 from finetune_trainer.data.rendering import Rendered, Renderer

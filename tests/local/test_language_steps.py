@@ -22,11 +22,13 @@ from transformers import (
     PreTrainedModel,
 )
 
-from finetune_api.job import Truncation
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.lora import Lora
-from finetune_api.report import EvaluationReport, ExitCode, PrepareReport, Step, TrainResult
+from finetune_api.report import ExitCode, Step, TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST, LAYOUT, Run
 from finetune_api.tasks import Metric, Task
+from finetune_api.training import Truncation
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError

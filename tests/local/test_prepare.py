@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.report import ExitCode, FailureClass, PrepareReport, Termination
+from finetune_api.datareport import PrepareReport
+from finetune_api.report import ExitCode, FailureClass, Termination
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.__main__ import main
 from finetune_trainer.data.prepare import MARKER, prepare

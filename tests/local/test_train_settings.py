@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_api.job import Precision
 from finetune_api.report import Step
+from finetune_api.training import Precision
 from finetune_trainer.errors import UsageError
 from finetune_trainer.training.deepspeed_config import deepspeed_config
 from finetune_trainer.training.trainer import precision_of, training_arguments

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from finetune_api.report import GroupsReport
+from finetune_api.evaluationreport import GroupsReport
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation.classification import RowOutputs, by_group
 from finetune_trainer.evaluation.contrasts import (

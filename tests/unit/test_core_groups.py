@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.report import EvaluationReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.status import EvaluationStatus
 from finetune_operator.core.groups import STATUS_BYTES, group_differences, within_bytes
 from finetune_operator.core.intake import verdict

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from finetune_api.report import Interval
+from finetune_api.evaluationreport import Interval
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import classification, multilabel, regression
 from finetune_trainer.evaluation.classification import RowOutputs

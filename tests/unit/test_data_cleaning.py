@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.job import Cleaning
+from finetune_api.dataset import Cleaning
 from finetune_trainer.data import cleaning
 from finetune_trainer.data.cleaning import Counts, clean, without_markup
 from finetune_trainer.data.form import AnyCleanRow

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from finetune_api.job import Columns, DataFormat
+from finetune_api.dataset import Columns, DataFormat
 from finetune_trainer.data.form import AnyForm
 from finetune_trainer.data.grouping import check_groups
 from finetune_trainer.data.readers import RowSource, read_files, read_rows

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.job import Split, SplitStrategy
+from finetune_api.dataset import Split, SplitStrategy
 from finetune_trainer.data.cleaning import GROUP_LEAK, LEAK, Counts
 from finetune_trainer.data.rows import CleanRow, input_key
 from finetune_trainer.data.splitting import (

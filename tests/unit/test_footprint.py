@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api import footprint
+from finetune_api.datareport import ModelFacts
 from finetune_api.footprint import Shape, memory_per_rank
-from finetune_api.job import Offload, Precision
-from finetune_api.report import ModelFacts
+from finetune_api.training import Offload, Precision
 
 
 def facts(**changes: Any) -> ModelFacts:

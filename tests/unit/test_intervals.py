@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from finetune_api.report import Interval
+from finetune_api.evaluationreport import Interval
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import metrics
 from finetune_trainer.evaluation.classification import RowOutputs, score

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.job import Precision
+from finetune_api.training import Precision
 from finetune_operator.cli.documents import LIMIT_BYTES, LIMIT_DEPTH, read_documents
 from finetune_operator.cli.manifest import Manifest, ManifestError, read_manifests
 from finetune_operator.core.observed import Problem

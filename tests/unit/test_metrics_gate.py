@@ -4,8 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_api.job import GateBound, GateRule
-from finetune_api.report import BaselineScores, Contrast, GroupScores, GroupsReport, Interval
+from finetune_api.evaluation import GateBound, GateRule
+from finetune_api.evaluationreport import (
+    BaselineScores,
+    Contrast,
+    GroupScores,
+    GroupsReport,
+    Interval,
+)
 from finetune_api.tasks import METRICS as FACTS
 from finetune_api.tasks import TASKS, Baseline, Metric, Task
 from finetune_trainer.evaluation.gate import judge

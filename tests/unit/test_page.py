@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.datareport import TargetStatistics
+from finetune_api.evaluationreport import BaselineScores, Interval
 from finetune_api.phases import Phase, Reason
-from finetune_api.report import BaselineScores, FailureClass, Interval, TargetStatistics
+from finetune_api.report import FailureClass
 from finetune_api.tasks import ERRORS, TASKS, Baseline
 from finetune_api.usage import TimeClass
 from finetune_operator.cli.page import PageFacts, figures, write_page

@@ -3,7 +3,8 @@
 import dataclasses
 import html
 
-from finetune_api.report import ImageStatistics, Mistake, Spread
+from finetune_api.datareport import ImageStatistics, Spread
+from finetune_api.evaluationreport import Mistake
 from finetune_operator.cli.page import PageFacts
 from finetune_operator.cli.page.render import page
 from unit.builders_page import a_job, a_status, complete, evaluated, prepared

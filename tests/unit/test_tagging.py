@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.job import Columns, DataFormat, TagScheme
+from finetune_api.dataset import Columns, DataFormat, TagScheme
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.data.readers import RowSource, read_rows
 from finetune_trainer.data.tagged import TagRows, Tags, as_iob2

@@ -10,9 +10,11 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.job import FineTuneJob
 from finetune_api.markers import Contract
-from finetune_api.report import EvaluationReport, ExitCode, PrepareReport, Step
+from finetune_api.report import ExitCode, Step
 from finetune_api.status import JobStatus
 from finetune_api.usage import UsageRecord
 from finetune_operator.cli.errors import CommandError

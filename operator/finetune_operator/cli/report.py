@@ -9,9 +9,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.job import FineTuneJob
 from finetune_api.phases import ConditionType
-from finetune_api.report import EvaluationReport, ExitCode, PrepareReport, ReportRef, Step
+from finetune_api.report import ExitCode, ReportRef, Step
 from finetune_api.run import LAYOUT
 from finetune_api.status import JobStatus
 from finetune_operator.cli.errors import CommandError

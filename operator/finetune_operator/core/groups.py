@@ -5,7 +5,13 @@ Called by ``intake``.
 
 from collections.abc import Iterator
 
-from finetune_api.report import Contrast, EvaluationReport, GateResult, GroupScores, Interval
+from finetune_api.evaluationreport import (
+    Contrast,
+    EvaluationReport,
+    GateResult,
+    GroupScores,
+    Interval,
+)
 from finetune_api.status import EvaluationStatus, GroupDifference
 from finetune_api.tasks import METRICS, TASKS, Metric
 

@@ -8,17 +8,10 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport, Interval
 from finetune_api.phases import ConditionType, Reason
-from finetune_api.report import (
-    CurvePoint,
-    EvaluationReport,
-    FailureClass,
-    Interval,
-    PrepareReport,
-    ReportRef,
-    Step,
-    TrainResult,
-)
+from finetune_api.report import CurvePoint, FailureClass, ReportRef, Step, TrainResult
 from finetune_api.run import LAYOUT
 from finetune_api.status import (
     Artifact,

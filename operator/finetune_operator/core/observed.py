@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import RateCard
-from finetune_api.report import EvaluationReport, PrepareReport, Progress, ReportRef, Step
+from finetune_api.report import Progress, ReportRef, Step
 from finetune_api.usage import UsageRecord
 from finetune_operator.cost.pods import Placement, PodView
 

@@ -7,16 +7,18 @@ attempt.
 
 from dataclasses import dataclass
 
+from finetune_api.datareport import ModelFacts
 from finetune_api.digests import spec_digest
 from finetune_api.footprint import Shape, memory_per_rank
 from finetune_api.images import BatchNorm
-from finetune_api.job import FineTuneJob, Offload, Precision, Truncation
+from finetune_api.job import FineTuneJob
 from finetune_api.lora import Method
 from finetune_api.output import Output
-from finetune_api.report import FailureClass, ModelFacts, Step
+from finetune_api.report import FailureClass, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
 from finetune_api.status import JobStatus, Resolved
 from finetune_api.tasks import TASKS
+from finetune_api.training import Offload, Precision, Truncation
 from finetune_api.usage import JobReference
 from finetune_operator.core.observed import EngineFacts
 

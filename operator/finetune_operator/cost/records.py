@@ -10,7 +10,7 @@ from datetime import datetime
 from fractions import Fraction
 from itertools import groupby
 
-from finetune_api.job import ObjectMeta
+from finetune_api.metadata import ObjectMeta
 from finetune_api.ratecard import RateCard
 from finetune_api.report import Marks, Step
 from finetune_api.usage import (

@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.job import FineTuneJob
-from finetune_api.report import EvaluationReport, PrepareReport, ReportRef, Step
+from finetune_api.report import ReportRef, Step
 from finetune_operator.core.observed import StoredReport
 from finetune_operator.cost.pods import PodView
 from finetune_operator.kube.cluster import Cluster

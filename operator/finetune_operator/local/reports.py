@@ -5,7 +5,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.report import EvaluationReport, PrepareReport, ReportRef, Step
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
+from finetune_api.report import ReportRef, Step
 from finetune_operator.core.observed import StoredReport
 
 _LIMIT_BYTES = 64 * 1024 * 1024

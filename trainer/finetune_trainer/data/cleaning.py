@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from finetune_api.job import Cleaning
-from finetune_api.report import CountedReason
+from finetune_api.datareport import CountedReason
+from finetune_api.dataset import Cleaning
 from finetune_trainer.data.form import AnyCleanRow, AnyForm, AnyRow
 from finetune_trainer.data.rows import CleanRow, input_key
 from finetune_trainer.errors import DataError

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.job import Columns
+from finetune_api.dataset import Columns
 from finetune_trainer.data.chat import Message, read_messages, read_tools
 from finetune_trainer.data.values import Values, text_in
 from finetune_trainer.errors import DataError

@@ -6,8 +6,8 @@ Used by the modules of the prepare step, which are the same for every task.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from finetune_api.job import Columns
-from finetune_api.report import TargetStatistics
+from finetune_api.datareport import TargetStatistics
+from finetune_api.dataset import Columns
 from finetune_trainer.data.rows import CleanRow, Row
 from finetune_trainer.data.values import Values
 

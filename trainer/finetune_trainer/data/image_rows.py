@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
-from finetune_api.job import Columns
-from finetune_api.report import ImageStatistics, Spread
+from finetune_api.datareport import ImageStatistics, Spread
+from finetune_api.dataset import Columns
 from finetune_trainer.data.cleaning import IMAGE_FAULTS, NO_IMAGE, NO_LABEL, Counts
 from finetune_trainer.data.encoding import Column, EncodedRow
 from finetune_trainer.data.image_files import METADATA, ImageFiles

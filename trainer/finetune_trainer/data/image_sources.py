@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from finetune_api.job import Dataset
+from finetune_api.dataset import Dataset
 from finetune_api.markers import Digest
 from finetune_trainer.data.image_files import ImageFiles
 from finetune_trainer.data.image_rows import ImageRows, with_image_column

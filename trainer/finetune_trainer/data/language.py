@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 from transformers import PreTrainedTokenizerBase
 
-from finetune_api.job import Columns, Truncation
+from finetune_api.dataset import Columns
 from finetune_api.run import Run
+from finetune_api.training import Truncation
 from finetune_trainer.data.chat_template import require_chat_template
 from finetune_trainer.data.cleaning import (
     ANSWER_CUT,

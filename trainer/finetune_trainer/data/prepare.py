@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from finetune_api.datareport import ClassCount, DataReport, PrepareReport, RoleCounts
 from finetune_api.markers import Contract, Digest
-from finetune_api.report import ClassCount, DataReport, PrepareReport, RoleCounts
 from finetune_api.run import LAYOUT, Run
 from finetune_api.tasks import Task
 from finetune_trainer.data.cleaning import Counts, clean

@@ -15,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from finetune_api.job import Columns, DataFormat
+from finetune_api.dataset import Columns, DataFormat
 from finetune_trainer.data.form import AnyForm, AnyRow
 from finetune_trainer.data.image_files import class_files, row_name
 from finetune_trainer.data.rows import Row

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from finetune_api.job import Truncation
+from finetune_api.training import Truncation
 from finetune_trainer.data.chat_template import Segment, chat_segments
 from finetune_trainer.data.examples import ChatExample, Example, PromptExample
 from finetune_trainer.errors import UsageError

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from finetune_api.job import Split, SplitStrategy
+from finetune_api.dataset import Split, SplitStrategy
 from finetune_api.markers import Digest
 from finetune_trainer.data.cleaning import GROUP_LEAK, LEAK, SAMPLED, Counts
 from finetune_trainer.data.form import AnyCleanRow

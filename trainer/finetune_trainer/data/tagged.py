@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_api.job import Columns, Dataset, TagScheme
+from finetune_api.dataset import Columns, Dataset, TagScheme
 from finetune_trainer.data.cleaning import NO_TAGS, NO_TEXT, TAG_SEQUENCE
 from finetune_trainer.data.values import Values, kind_of, name_in, text_in
 from finetune_trainer.errors import DataError

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from finetune_api.job import Columns
-from finetune_api.report import TargetStatistics
+from finetune_api.datareport import TargetStatistics
+from finetune_api.dataset import Columns
 from finetune_trainer.data.cleaning import NO_LABEL, NO_TEXT
 from finetune_trainer.data.values import Values, name_in, names_in, number_in, text_in
 from finetune_trainer.errors import DataError

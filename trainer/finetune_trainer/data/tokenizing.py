@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import TokenStatistics
+from finetune_api.datareport import TokenStatistics
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.form import AnyCleanRow
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
-from finetune_api.report import Calibration, Reliability
+from finetune_api.evaluationreport import Calibration, Reliability
 from finetune_trainer.evaluation.metrics import (
     Integers,
     brier_score,

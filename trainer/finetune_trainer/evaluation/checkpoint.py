@@ -9,9 +9,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from finetune_api.datareport import PrepareReport
 from finetune_api.lora import LoraOutput
 from finetune_api.markers import Digest
-from finetune_api.report import PrepareReport
 from finetune_api.run import CHECKPOINT_MANIFEST, Run
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment

@@ -11,7 +11,7 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from finetune_api.report import BaselineFit
+from finetune_api.datareport import BaselineFit
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.baselines import (
     Baseline,

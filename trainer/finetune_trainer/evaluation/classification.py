@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import GroupsReport, Interval
+from finetune_api.evaluationreport import GroupsReport, Interval
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import groups, metrics
 from finetune_trainer.evaluation.intervals import (

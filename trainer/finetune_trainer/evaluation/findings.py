@@ -8,7 +8,8 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.report import Generation, Mistake, PrepareReport
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import Generation, Mistake
 from finetune_api.run import Run
 from finetune_trainer.evaluation.scores import Scores
 from finetune_trainer.models.processors import Processor

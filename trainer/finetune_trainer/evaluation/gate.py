@@ -2,8 +2,8 @@
 
 import math
 
-from finetune_api.job import GateBound, GateRule
-from finetune_api.report import BaselineScores, Contrast, GateResult, Interval
+from finetune_api.evaluation import GateBound, GateRule
+from finetune_api.evaluationreport import BaselineScores, Contrast, GateResult, Interval
 from finetune_api.tasks import TASKS, Baseline, Metric, Task
 from finetune_trainer.evaluation.scores import Scores
 

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import Amplification, Contrast, GroupScores, GroupsReport, Interval
+from finetune_api.evaluationreport import (
+    Amplification,
+    Contrast,
+    GroupScores,
+    GroupsReport,
+    Interval,
+)
 from finetune_api.tasks import Metric
 from finetune_trainer.evaluation.contrasts import (
     FEWEST_CLUSTERS,

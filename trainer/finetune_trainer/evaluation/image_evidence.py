@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from finetune_api.report import BaselineFit, Mistake
+from finetune_api.datareport import BaselineFit
+from finetune_api.evaluationreport import Mistake
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.originals import read_originals
 from finetune_trainer.data.pixels import CHANNELS, Pixels

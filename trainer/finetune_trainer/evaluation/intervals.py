@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse, special
 
-from finetune_api.report import Interval
+from finetune_api.evaluationreport import Interval
 from finetune_trainer.evaluation.metrics import Floats, Integers, error_rate
 
 TAIL = 0.025

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from finetune_api.report import BaselineFit
+from finetune_api.datareport import BaselineFit
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.class_evidence import (
     PROOF_ROWS,

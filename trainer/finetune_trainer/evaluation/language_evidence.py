@@ -12,13 +12,9 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.report import (
-    PASSAGE_CHARACTERS,
-    BaselineFit,
-    BaselineScores,
-    Generation,
-    Metrics,
-)
+from finetune_api.datareport import BaselineFit
+from finetune_api.evaluationreport import BaselineScores, Generation, Metrics
+from finetune_api.report import PASSAGE_CHARACTERS
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.continuations import (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import Interval
+from finetune_api.evaluationreport import Interval
 from finetune_trainer.evaluation.intervals import error_reduction_interval, interval
 from finetune_trainer.evaluation.likelihood import RowLikelihoods
 from finetune_trainer.evaluation.metrics import Floats, Integers

@@ -7,7 +7,7 @@ at once: the bootstrap of ``intervals`` calls the same functions as the report's
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import ClassScores, ReliabilityBin
+from finetune_api.evaluationreport import ClassScores, ReliabilityBin
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]

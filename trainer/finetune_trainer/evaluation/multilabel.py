@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.report import ClassScores, GroupsReport, Interval
+from finetune_api.evaluationreport import ClassScores, GroupsReport, Interval
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import groups
 from finetune_trainer.evaluation.intervals import row_draws

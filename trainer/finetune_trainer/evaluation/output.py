@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from finetune_api.report import EvaluationReport, ReportRef
+from finetune_api.evaluationreport import EvaluationReport
+from finetune_api.report import ReportRef
 from finetune_api.run import LAYOUT
 from finetune_trainer.environment import Workspace
 from finetune_trainer.errors import StorageError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_api.report import GroupsReport
+from finetune_api.evaluationreport import GroupsReport
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import groups
 from finetune_trainer.evaluation.intervals import row_draws

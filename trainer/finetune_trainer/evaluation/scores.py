@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from finetune_api.report import (
+from finetune_api.evaluationreport import (
     BaselineScores,
     Calibration,
     ClassScores,

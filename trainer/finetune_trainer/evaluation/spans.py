@@ -7,7 +7,7 @@ tag that goes on with nothing of its type begins a span, as ``conlleval`` has it
 
 from collections.abc import Callable, Sequence
 
-from finetune_api.job import TagScheme
+from finetune_api.dataset import TagScheme
 from finetune_trainer.data.tagged import BEGIN, OUTSIDE, as_iob2, is_iob2
 
 Told = Sequence[str | None]

@@ -12,9 +12,11 @@ from pathlib import Path
 from datasets import Dataset, load_from_disk
 from pydantic import ValidationError
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.lora import LoraOutput
 from finetune_api.markers import Digest
-from finetune_api.report import EvaluationReport, PrepareReport, ReportRef
+from finetune_api.report import ReportRef
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.data.splitting import Role

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from finetune_api.report import BaselineFit
+from finetune_api.datareport import BaselineFit
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.tagged import OUTSIDE
 from finetune_trainer.evaluation.class_evidence import PROOF_ROWS, spread_over_lengths

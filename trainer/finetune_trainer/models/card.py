@@ -11,16 +11,15 @@ from typing import Any
 import yaml
 
 from finetune_api.balance import uncalibrated
-from finetune_api.lora import LoraOutput
-from finetune_api.report import (
+from finetune_api.datareport import DataReport, PrepareReport
+from finetune_api.evaluationreport import (
     Calibration,
     Contrast,
-    DataReport,
     EvaluationReport,
     GroupsReport,
     Interval,
-    PrepareReport,
 )
+from finetune_api.lora import LoraOutput
 from finetune_api.run import Run
 from finetune_api.tasks import METRICS, TASKS
 from finetune_trainer.models.heads import Head

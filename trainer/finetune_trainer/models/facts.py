@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 
+from finetune_api.datareport import ModelFacts
 from finetune_api.lora import Lora
-from finetune_api.report import ModelFacts
 from finetune_trainer.data.pixels import PixelForm
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.check import usable_positions

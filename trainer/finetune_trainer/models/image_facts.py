@@ -11,7 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PretrainedConfig, PreTrainedModel
 
-from finetune_api.report import ImageFacts
+from finetune_api.datareport import ImageFacts
 from finetune_trainer.data.pixels import CHANNELS, PixelForm
 from finetune_trainer.errors import UsageError
 

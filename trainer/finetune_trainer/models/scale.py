@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from finetune_api.report import PrepareReport
+from finetune_api.datareport import PrepareReport
 from finetune_trainer.errors import UsageError
 
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.job import Dataset
-from finetune_api.report import BaselineFit, ImageStatistics, PrepareReport
+from finetune_api.datareport import BaselineFit, ImageStatistics, PrepareReport
+from finetune_api.dataset import Dataset
 from finetune_api.run import Run
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from transformers import BaseImageProcessor
 
-from finetune_api.report import ImageStatistics
+from finetune_api.datareport import ImageStatistics
 from finetune_trainer.data.form import AnyCleanRow, AnyForm
 from finetune_trainer.data.image_rows import ImageRows, describe, image_encoder
 from finetune_trainer.data.originals import keep_originals

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel
 
-from finetune_api.report import PrepareReport
+from finetune_api.datareport import PrepareReport
 from finetune_trainer.data.text_encoding import number_encoder
 from finetune_trainer.data.texts import NumberRows
 from finetune_trainer.evaluation.number_evidence import NumberEvidence

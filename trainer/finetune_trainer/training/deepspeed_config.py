@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from finetune_api.footprint import bucket_elements
-from finetune_api.job import Offload, Precision
 from finetune_api.run import RunTraining
+from finetune_api.training import Offload, Precision
 
 
 def deepspeed_config(

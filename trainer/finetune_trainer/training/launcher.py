@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from finetune_api.report import ExitCode, Failure, PrepareReport, Step, Termination
+from finetune_api.datareport import PrepareReport
+from finetune_api.report import ExitCode, Failure, Step, Termination
 from finetune_api.run import LAYOUT, Run
 from finetune_api.times import format_time
 from finetune_trainer.environment import RankEnvironment

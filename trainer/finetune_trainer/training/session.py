@@ -15,7 +15,8 @@ from transformers import PreTrainedModel, TrainingArguments, set_seed
 from transformers.utils import logging as transformers_logging
 
 from finetune_api.balance import Sampling
-from finetune_api.report import ExitCode, PrepareReport
+from finetune_api.datareport import PrepareReport
+from finetune_api.report import ExitCode
 from finetune_api.run import LAYOUT, Run, RunTraining, total_steps
 from finetune_trainer.data.sources import resolve_local
 from finetune_trainer.environment import RankEnvironment, Workspace

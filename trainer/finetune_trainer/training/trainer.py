@@ -15,8 +15,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from finetune_api.job import Precision, Scheduler
 from finetune_api.run import RunTraining
+from finetune_api.training import Precision, Scheduler
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.lora import save_adapter
 from finetune_trainer.tasks.form import RowLoss

@@ -5,7 +5,7 @@ Called by ``evidence``. Positions are percent of the plot, from its left and its
 
 from dataclasses import dataclass
 
-from finetune_api.report import Calibration, EvaluationReport, Reliability
+from finetune_api.evaluationreport import Calibration, EvaluationReport, Reliability
 from finetune_api.tasks import Metric
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.axis import Axis, axis

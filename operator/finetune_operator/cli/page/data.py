@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from finetune_api.report import DataReport, Spread
+from finetune_api.datareport import DataReport, Spread
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.facts import PageFacts
 

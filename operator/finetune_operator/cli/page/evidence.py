@@ -6,14 +6,13 @@ Positions are percent of an axis, shares percent of a row; every figure is the r
 from dataclasses import dataclass, replace
 
 from finetune_api.balance import uncalibrated
-from finetune_api.report import (
-    BaselineFit,
+from finetune_api.datareport import BaselineFit, PrepareReport
+from finetune_api.evaluationreport import (
     BaselineScores,
     EvaluationReport,
     GateResult,
     Generation,
     Metrics,
-    PrepareReport,
 )
 from finetune_api.tasks import BASELINES, METRICS, TASKS, TaskFacts
 from finetune_operator.cli.page import figures

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from finetune_api.datareport import PrepareReport
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.job import FineTuneJob
-from finetune_api.report import EvaluationReport, PrepareReport
 from finetune_api.status import JobStatus
 from finetune_api.usage import UsageRecord
 

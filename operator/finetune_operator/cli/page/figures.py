@@ -3,7 +3,7 @@
 from datetime import timedelta
 from decimal import Decimal
 
-from finetune_api.report import Interval
+from finetune_api.evaluationreport import Interval
 from finetune_api.times import parse_time
 
 NO_BREAK_SPACE = "\u00a0"

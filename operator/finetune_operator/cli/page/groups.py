@@ -5,7 +5,13 @@ Positions are percent of an axis that all groups of a column share.
 
 from dataclasses import dataclass
 
-from finetune_api.report import Contrast, EvaluationReport, GroupScores, GroupsReport, Interval
+from finetune_api.evaluationreport import (
+    Contrast,
+    EvaluationReport,
+    GroupScores,
+    GroupsReport,
+    Interval,
+)
 from finetune_api.tasks import METRICS, TASKS, Metric
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.axis import Axis, axis

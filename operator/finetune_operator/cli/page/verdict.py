@@ -6,8 +6,9 @@ Also the short figures beneath them. Called by ``render``.
 from dataclasses import dataclass
 from enum import StrEnum
 
+from finetune_api.evaluationreport import BaselineScores, EvaluationReport, GateResult, Interval
 from finetune_api.phases import Phase, Reason
-from finetune_api.report import BaselineScores, EvaluationReport, FailureClass, GateResult, Interval
+from finetune_api.report import FailureClass
 from finetune_api.status import CostStatus, JobStatus
 from finetune_api.tasks import BASELINES, METRICS, TASKS, ErrorWords, Metric
 from finetune_operator.cli.page import figures

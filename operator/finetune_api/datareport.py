@@ -1,0 +1,228 @@
+"""Trainer → operator: what the prepare step found of the data and of the model."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.markers import Contract, Digest, Label, ShortText
+from finetune_api.report import Count, Size
+from finetune_api.tasks import Baseline
+
+
+class CountedReason(Contract):
+    """Rows that a cleaning step changed or took out, with a few of their numbers."""
+
+    step: Label
+    """The cleaning step."""
+    rows: Count
+    """Rows that it touched."""
+    dropped: bool
+    """Whether it took them out."""
+    examples: Annotated[
+        tuple[ShortText, ...], Field(max_length=10, description="Row ids, never their text.")
+    ] = ()
+
+
+class ClassCount(Contract):
+    """Rows of one class in each role."""
+
+    label: ShortText
+    """The class."""
+    train: Count
+    """Rows that train."""
+    select: Count
+    """Rows that choose the checkpoint."""
+    test: Count
+    """Rows that only evaluation sees."""
+
+
+class TargetStatistics(Contract):
+    """The numbers that the training rows have for a target."""
+
+    mean: float
+    """Their mean."""
+    deviation: Annotated[float, Field(gt=0, description="Their standard deviation.")]
+    min: float
+    """The least."""
+    max: float
+    """The greatest."""
+
+
+class TokenStatistics(Contract):
+    """Lengths of the tokenized training rows, before they are cut."""
+
+    sum: Count
+    """Tokens of all rows."""
+    min: Count
+    """Tokens of the shortest row."""
+    max: Count
+    """Tokens of the longest row."""
+    mean: float
+    """Mean tokens per row."""
+    median: float
+    """Median tokens per row."""
+    p95: float
+    """Tokens that 95 % of the rows don't exceed."""
+    truncated_rows: Count
+    """Rows cut at training.maxLength."""
+    truncated_examples: Annotated[tuple[ShortText, ...], Field(max_length=10)] = ()
+    """Ids of some of them."""
+    learned: Annotated[
+        Count | None,
+        Field(description="Tokens that are learned, after the cut; the others are only read."),
+    ] = None
+
+
+class RoleCounts(Contract):
+    """How many there are in each role."""
+
+    train: Count
+    """Of the rows that train."""
+    select: Count
+    """Of those that choose the checkpoint."""
+    test: Count
+    """Of those that only evaluation sees."""
+
+
+class Spread(Contract):
+    """How a measure is spread over rows."""
+
+    min: Count
+    """The least."""
+    median: float
+    """The median."""
+    max: Count
+    """The greatest."""
+
+
+class ImageStatistics(Contract):
+    """The training images, as they were before the model's processor made them alike."""
+
+    width: Spread
+    """Pixels from left to right."""
+    height: Spread
+    """Pixels from top to bottom."""
+    modes: Annotated[
+        dict[Label, Count],
+        Field(max_length=20, description="Images by how they hold color (RGB, L for gray, …)."),
+    ]
+    read_width: Size
+    """Pixels from left to right that the model reads."""
+    read_height: Size
+    """Pixels from top to bottom that the model reads."""
+
+
+class DataReport(Contract):
+    """What became of the rows: read, changed, dropped, split."""
+
+    read_rows: Count
+    """Rows in the source."""
+    kept_rows: Count
+    """Rows left after cleaning."""
+    train_rows: Count
+    """Rows that train."""
+    train_examples: Annotated[
+        Size | None,
+        Field(
+            description="What a step counts in, where a row is not one example: windows of long "
+            "rows."
+        ),
+    ] = None
+    select_rows: Count
+    """Rows that choose the checkpoint."""
+    test_rows: Count
+    """Rows that only evaluation sees."""
+    cleaning: Annotated[tuple[CountedReason, ...], Field(max_length=30)] = ()
+    """What each cleaning step did."""
+    classes: Annotated[tuple[ClassCount, ...], Field(max_length=200)] = ()
+    """Rows of each class in each role."""
+    target: Annotated[
+        TargetStatistics | None, Field(description="Set where the target is a number.")
+    ] = None
+    tokens: TokenStatistics | None = None
+    unread_words: Annotated[
+        RoleCounts | None,
+        Field(
+            description="Tagged words that the model does not get to read: cut off at "
+            "training.maxLength, or without any token."
+        ),
+    ] = None
+    images: Annotated[ImageStatistics | None, Field(description="Set where rows are images.")] = (
+        None
+    )
+    data_digest: Annotated[Digest, Field(description="Of the source bytes.")]
+    split_digest: Annotated[Digest, Field(description="Of row ids and roles.")]
+
+    @property
+    def steps_count_in(self) -> int:
+        """Examples of an epoch: rows, or what the task makes of them."""
+        return self.train_rows if self.train_examples is None else self.train_examples
+
+
+class ImageFacts(Contract):
+    """What one image costs a model, counted on its shapes without its weights."""
+
+    activations: Size
+    """Numbers that are kept for the backward pass."""
+    recomputed_activations: Annotated[
+        Size | None,
+        Field(
+            description="Numbers at the peak where activations are computed again: every layer's "
+            "input and one layer whole. Unset where the architecture can't."
+        ),
+    ] = None
+    forward_flops: Size
+    """Floating-point operations of the forward pass."""
+
+
+class ModelFacts(Contract):
+    """What the footprint needs to know of a model; read without building its weights."""
+
+    architecture: ShortText
+    """Name of the model's class."""
+    model_type: Label
+    """The model's family."""
+    parameters: Size
+    """Weights in all, LoRA's own not counted."""
+    trainable_parameters: Size
+    """Weights that training changes."""
+    layers: Size
+    """Transformer blocks, or blocks of a convolutional network."""
+    hidden_size: Size
+    """Width of the residual stream; of a model of images that of its last layer."""
+    intermediate_size: Count
+    """Width of the feed-forward layers; 0 where a model of images was counted on its shapes."""
+    attention_heads: Count
+    """Attention heads per block; likewise."""
+    vocabulary: Count
+    """Tokens that it knows; none of a model of images."""
+    max_positions: Size | None = None
+    """Longest input, in tokens."""
+    classes: Size
+    """Outputs of the head; of a language model its vocabulary."""
+    per_token: bool = False
+    """Whether the head answers for each token, and not once for a row."""
+    image: Annotated[ImageFacts | None, Field(description="Set for models of images.")] = None
+
+
+class BaselineFit(Contract):
+    """A conventional baseline as it was fitted: what cross-validation chose, and how it did."""
+
+    name: Baseline
+    settings: Annotated[dict[str, str], Field(max_length=10)] = Field(default_factory=dict)
+    cross_validated: Annotated[
+        float | None, Field(description="The task's first metric over folds of the training rows.")
+    ] = None
+    select: Annotated[
+        float | None, Field(description="The task's first metric on the select rows.")
+    ] = None
+
+
+class PrepareReport(Contract):
+    """The prepare step's whole result."""
+
+    version: Literal[1] = 1
+    data: DataReport
+    model: ModelFacts
+    labels: Annotated[tuple[ShortText, ...], Field(max_length=200)]
+    baselines: Annotated[tuple[BaselineFit, ...], Field(max_length=10)] = ()

@@ -1,0 +1,68 @@
+"""What a job may use, and what happens when things go wrong: `budget` and `policy`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.markers import Contract, Currency, Decimal
+
+
+class Budget(Contract):
+    """The most that this job may use. Reached, it saves, stops and waits as Suspended."""
+
+    max_cost: Annotated[
+        Decimal | None, Field(description="Money, in the currency below, over all attempts.")
+    ] = None
+    currency: Annotated[Currency, Field(description="ISO 4217; the rate card must agree.")] = "USD"
+    max_gpu_hours: Annotated[
+        Decimal | None,
+        Field(description="Accelerator hours over all attempts (ranks, where the CPU trains)."),
+    ] = None
+
+
+class Policy(Contract):
+    """What happens when things go wrong."""
+
+    backoff_limit: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=100,
+            description="Failures of the job's own making that are retried. Preemption, lost "
+            "nodes and suspension are not counted.",
+        ),
+    ] = 3
+    active_deadline_seconds: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            le=31_536_000,
+            description="The most seconds of running, all attempts together; then it saves and "
+            "fails.",
+        ),
+    ] = None
+    stall_timeout_seconds: Annotated[
+        int,
+        Field(ge=10, le=86_400, description="A gang without a step for so long is restarted."),
+    ] = 1800
+    grace_period_seconds: Annotated[
+        int, Field(ge=5, le=3600, description="Time to save after a request to stop.")
+    ] = 120
+    start_timeout_seconds: Annotated[
+        int,
+        Field(
+            ge=10,
+            le=86_400,
+            description="A gang whose pods don't all run after so long gives its devices back and "
+            "is tried again. In a local run pods start at once.",
+        ),
+    ] = 900
+    node_lost_timeout_seconds: Annotated[
+        int,
+        Field(
+            ge=10,
+            le=86_400,
+            description="A pod whose node has been silent for so long is counted as gone, and the "
+            "gang starts anew. A local run has no nodes.",
+        ),
+    ] = 300
