@@ -19,7 +19,8 @@ from finetune_api.datareport import PrepareReport
 from finetune_api.report import ExitCode, FailureClass, Termination
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.__main__ import main
-from finetune_trainer.data.prepare import MARKER, prepare
+from finetune_trainer.data.prepare import prepare
+from finetune_trainer.data.prepared import MARKER
 from finetune_trainer.data.rows import input_key
 from finetune_trainer.data.sources import digest_of
 from finetune_trainer.environment import RankEnvironment
@@ -231,7 +232,7 @@ def test_what_ends_between_old_and_new_is_not_taken_for_either(
         def fail(_: Path) -> None:
             raise OSError(5, "Input/output error")
 
-        patch.setattr("finetune_trainer.data.prepare.sync", fail)
+        patch.setattr("finetune_trainer.data.prepared.sync", fail)
         with pytest.raises(StorageError, match="Input/output error"):
             prepared(place, split={"seed": 1})
     assert not environment.workspace.path(MARKER).exists()

@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import re
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +216,12 @@ def digest_of(path: Path) -> Digest:
     for chunk in _chunks(path):
         digest.update(chunk)
     return f"sha256:{digest.hexdigest()}"
+
+
+def digest_of_lines(lines: Iterable[str]) -> Digest:
+    """SHA-256 over lines, each with its end."""
+    content = "".join(f"{line}\n" for line in lines)
+    return f"sha256:{hashlib.sha256(content.encode()).hexdigest()}"
 
 
 def _copy(source: Path, target: Path) -> Digest:
