@@ -1,4 +1,4 @@
-"""Run the demo's job with five seeds and write docs/benchmarks.md: all of them, and the pool.
+"""Run the demo's job with five seeds and write docs/benchmarks-demo.md: all of them, and the pool.
 
 A seed changes the new head, the order of the rows and the dropout; the split stays, so every seed
 is tested on the same rows. Seeds that are done are not run again. Takes five times the demo's time.
@@ -63,7 +63,7 @@ def main() -> int:
     """Run what is missing and write the page; the exit status of the script."""
     parser = argparse.ArgumentParser(description="Run the demo with five seeds.")
     parser.add_argument("--workspace", type=Path, default=ROOT / ".demo" / "seeds")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "benchmarks-demo.md")
     options = parser.parse_args()
     try:
         results = [run_seed(seed, options.workspace / str(seed)) for seed in SEEDS]
@@ -165,15 +165,13 @@ def _interval(value: float, resampled: NDArray[np.float64]) -> Interval:
 
 
 def page(results: list[SeedResult]) -> str:
-    """The Markdown of docs/benchmarks.md."""
+    """The Markdown of docs/benchmarks-demo.md."""
     accuracy, reduction = pooled(results, np.random.default_rng(0))
     lines = "\n".join(_line(result) for result in results)
     note = results[0].status["resolved"].get("note", "")
     rows = len(results[0].row_ids)
     head = textwrap.dedent(f"""\
-        # Benchmarks
-
-        ## The demo with five seeds
+        # The demo with five seeds
 
         Every seed that was run, in order; made by `examples/demo/seeds.py` from
         [the demo's manifest](../examples/demo/job.yaml), whose recipe was frozen before any test
