@@ -54,7 +54,9 @@ cluster-down: env ## Stop it, and leave nothing of it but its logs
 	@$(BIN)/python -m tools.cluster down
 
 .PHONY: test-cluster
-test-cluster: ## Prove the product on that cluster: built images, real pods, real training
+test-cluster: env ## Prove the product on such a cluster, a fresh one: built images, real pods, real training
+	@echo "test-cluster: a machine has one such cluster; one that runs is stopped, and a fresh one is made"
+	@$(BIN)/python -m tools.cluster down
 	@$(MAKE) test TESTS=tests/cluster FINETUNE_REQUIRE_TIERS=cluster
 
 .PHONY: lint
