@@ -53,7 +53,7 @@ def test_the_configuration_leaves_nothing_to_guess(folder: Path) -> None:
     assert config.id2label == {0: "negative", 1: "positive"}
     assert config.label2id == {"negative": 0, "positive": 1}
     assert config.problem_type == "single_label_classification"
-    assert config.pad_token_id == classifier.tokenizer.pad_token_id == 0
+    assert config.pad_token_id == classifier.processor.pad_token_id == 0
     assert {weight.dtype for weight in classifier.model.parameters()} == {torch.float32}
     assert set(classifier.new_weights) == {"classifier.bias", "classifier.weight"}
 
