@@ -113,3 +113,25 @@ async def test_many_workers_lose_nothing_and_never_share_a_key(seed: int) -> Non
     await asyncio.gather(*workers)
     # Each wish was followed by a look that began after it.
     assert served == wanted
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_worker_that_is_cancelled_as_a_key_comes_ends(turns: int) -> None:
+    """Nobody may go on whose Lease is lost, however many turns of the loop the key came before."""
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("later", after=3600)
+
+    async def work() -> None:
+        while (key := await queue.get()) is not None:
+            queue.done(key)
+
+    worker = asyncio.create_task(work())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    queue.add("now")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    worker.cancel()
+    await asyncio.wait([worker], timeout=5)
+    assert worker.cancelled()
+    queue.close()

@@ -129,6 +129,7 @@ class _Operator:
         done, _ = await asyncio.wait([*running, stopping], return_when=asyncio.FIRST_COMPLETED)
         self._synced = False
         end.set()
+        self._queue.close()
         code = self._reason(done - {stopping})
         if code == 0:
             await self._finish_looks(running)
@@ -148,7 +149,6 @@ class _Operator:
 
     async def _finish_looks(self, running: list[asyncio.Task[None]]) -> None:
         """Let looks that are under way end, while the Lease is still held for them."""
-        self._queue.close()
         workers = [task for task in running if task.get_name().startswith("worker")]
         await asyncio.wait(workers, timeout=_LAST_LOOKS_SECONDS)
 

@@ -9,6 +9,7 @@ import asyncio
 import heapq
 import random
 from collections.abc import Hashable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 _FIRST_DELAY = 0.5
@@ -75,10 +76,11 @@ class WorkQueue(Generic[Key]):
                     wait = due - now
                     break
             self._changed.clear()
-            try:
-                await asyncio.wait_for(self._changed.wait(), wait)
-            except TimeoutError:
-                continue
+            # Not `asyncio.wait_for`: before Python 3.12 it swallows a cancellation that comes
+            # together with what it waits for, and the worker would go on.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
         return None
 
     def done(self, key: Key, again: float | None = None) -> None:
