@@ -129,7 +129,7 @@ constraints: $(UV) ## Resolve the pinned packages anew (UPGRADE=--upgrade for ne
 .PHONY: bench-memory
 bench-memory: env ## Measure what training holds against the memory estimate, on CPU ranks (half an hour)
 	@echo "bench-memory: real trainings of random models; every allocation of torch is counted"
-	@PYTHONPATH=tests $(BIN)/python tests/bench/memory.py 2>/dev/null
+	@PYTHONPATH=tests $(BIN)/python tests/bench/memory.py 2>.cache/bench-memory.log || { tail -n 20 .cache/bench-memory.log; exit 1; }
 
 .PHONY: mutants
 mutants: env ## Break the core and the cost code at random and count what the unit tests notice

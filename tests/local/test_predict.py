@@ -147,7 +147,7 @@ def test_words_beyond_the_limit_are_outside(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_a_language_model_goes_on_as_in_a_plain_pipeline(tmp_path: Path, chat: bool) -> None:  # noqa: FBT001
+def test_a_language_model_goes_on_as_in_a_plain_pipeline(tmp_path: Path, *, chat: bool) -> None:
     tokenizer = chat_tokenizer() if chat else llama_tokenizer()
     folder = saved(a_llama(tokenizer), tokenizer, tmp_path / "model")
     given: list[Any] = ["red 1", "blue 7 blue", "red"]

@@ -11,7 +11,13 @@ from datetime import datetime
 
 from finetune_api.status import AttemptStatus, JobStatus
 from finetune_api.usage import JobReference, UsageRecord
-from finetune_operator.core.decision import Action, ForgetGang, StopGang, WriteRecord
+from finetune_operator.core.decision import (
+    LAST_GRACE_SECONDS,
+    Action,
+    ForgetGang,
+    StopGang,
+    WriteRecord,
+)
 from finetune_operator.core.observed import Observed
 from finetune_operator.core.settle import kept_share
 from finetune_operator.core.situation import marks_of
@@ -25,9 +31,6 @@ from finetune_operator.cost.records import (
     seal,
     settle_lost,
 )
-
-_LAST_GRACE_SECONDS = 30
-"""What a pod that nobody waits for any more gets to end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ def _let_go(observed: Observed, record: UsageRecord) -> tuple[Action, ...]:
         stop = StopGang(
             step=step,
             attempt=attempt,
-            grace_seconds=_LAST_GRACE_SECONDS,
+            grace_seconds=LAST_GRACE_SECONDS,
             reason="The attempt has ended without it.",
         )
         return (stop,)

@@ -8,6 +8,9 @@ from finetune_api.run import Run
 from finetune_api.status import JobStatus
 from finetune_api.usage import UsageRecord
 
+LAST_GRACE_SECONDS = 30
+"""What a pod that nobody waits for any more gets to end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CreateGang:

@@ -1,13 +1,11 @@
 """The two things that are done to a pod once it runs: it is asked to end, and it is let go."""
 
+from finetune_operator.core.decision import LAST_GRACE_SECONDS
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import ConflictError, NotFoundError
 from finetune_operator.kube.names import POD_FINALIZER
 from finetune_operator.kube.release import without_finalizer
 from finetune_operator.kube.resources import PODS, Json
-
-_LAST_GRACE_SECONDS = 30
-"""What a pod that nobody waits for any more gets to end."""
 
 
 async def stop(cluster: Cluster, pod: Json, grace_seconds: int) -> None:
@@ -35,7 +33,7 @@ async def let_go(cluster: Cluster, pod: Json) -> None:
     metadata = pod["metadata"]
     if POD_FINALIZER not in metadata.get("finalizers", []):
         return
-    await stop(cluster, pod, _LAST_GRACE_SECONDS)
+    await stop(cluster, pod, LAST_GRACE_SECONDS)
     try:
         written = await cluster.client.patch_json(
             PODS, metadata["name"], metadata["namespace"], without_finalizer(pod, POD_FINALIZER)
