@@ -102,6 +102,22 @@ def an_interval(value: float, low: float, high: float) -> dict[str, float]:
     return {"value": value, "low": low, "high": high}
 
 
+def a_shortfall(**changes: Any) -> dict[str, Any]:
+    """A requirement on groups that does not hold, with these fields in place of its own."""
+    return {
+        "name": "fair",
+        "metric": "accuracy",
+        "bound": "Point",
+        "required": 0.05,
+        "measured": 0.081,
+        "passed": False,
+        "column": "domain",
+        "group": "tweets",
+        "shortfall": an_interval(0.081, 0.051, 0.111),
+        **changes,
+    }
+
+
 def evaluated(**changes: Any) -> EvaluationReport:
     """What the evaluate step reports; keywords replace parts of it."""
     base = {

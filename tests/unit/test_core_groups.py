@@ -8,7 +8,7 @@ from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.status import EvaluationStatus
 from finetune_operator.core.groups import STATUS_BYTES, group_differences, within_bytes
 from finetune_operator.core.intake import verdict
-from unit.builders_page import a_contrast, a_group, an_interval, evaluated, groups
+from unit.builders_page import a_contrast, a_group, a_shortfall, evaluated, groups
 
 
 def test_found_ones_come_first_the_worst_of_them_before_the_others() -> None:
@@ -102,16 +102,5 @@ def test_the_verdict_in_a_status_is_at_most_8_kib() -> None:
 def test_a_failed_requirement_on_groups_is_said_with_group_figure_and_interval(
     changes: dict[str, Any], said: str
 ) -> None:
-    result = {
-        "name": "fair",
-        "metric": "accuracy",
-        "bound": "Point",
-        "required": 0.05,
-        "measured": 0.081,
-        "passed": False,
-        "column": "domain",
-        "group": "tweets",
-        "shortfall": an_interval(0.081, 0.051, 0.111),
-        **changes,
-    }
+    result = a_shortfall(**changes)
     assert said in verdict(evaluated(gate=[result], passed=False))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from finetune_operator.cli.page import PageFacts
-from unit.builders_page import an_interval, complete, evaluated, groups
+from unit.builders_page import a_shortfall, complete, evaluated, groups
 from unit.test_page import gate_failed, read
 
 
@@ -38,21 +38,6 @@ def test_without_groups_the_page_has_no_section_on_them() -> None:
     assert "On whom does it fail?" not in read(complete()).text
 
 
-def _shortfall(**changes: Any) -> dict[str, Any]:
-    return {
-        "name": "fair",
-        "metric": "accuracy",
-        "bound": "Point",
-        "required": 0.05,
-        "measured": 0.081,
-        "passed": False,
-        "column": "domain",
-        "group": "tweets",
-        "shortfall": an_interval(0.081, 0.051, 0.111),
-        **changes,
-    }
-
-
 @pytest.mark.parametrize(
     ("changes", "line", "sentence"),
     [
@@ -76,6 +61,6 @@ def _shortfall(**changes: Any) -> dict[str, Any]:
 def test_a_requirement_on_groups_names_the_group(
     changes: dict[str, Any], line: str, sentence: str
 ) -> None:
-    text = read(gate_failed(groups=groups(), gate=[_shortfall(**changes)], model=None)).text
+    text = read(gate_failed(groups=groups(), gate=[a_shortfall(**changes)], model=None)).text
     assert line in text
     assert f"Not exported: {sentence}" in text
