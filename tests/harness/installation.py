@@ -21,6 +21,7 @@ from finetune_api.status import JobStatus
 from finetune_api.times import parse_time
 from finetune_api.usage import UsageRecord
 from harness import helm
+from harness.audit import asked
 from harness.cluster import CUSTOM, Cluster
 from harness.kubelet import SimulatedKubelet
 from harness.kubeletaccount import Entry
@@ -69,15 +70,17 @@ class Installation:
         kubeconfig: Path | None = None,
         name: str = "operator",
         started: bool = True,
+        kept: bool = True,
         **environment: str,
     ) -> Iterator[OperatorProcess]:
-        """Run an operator of this installation until the block ends."""
+        """Run an operator of this installation until the block ends (see `operator_process`)."""
         with operator_process(
             kubeconfig=kubeconfig or self.kubeconfig,
             folder=self.folder,
             environment=self.environment(**environment),
             name=name,
             started=started,
+            kept=kept,
         ) as process:
             yield process
 
@@ -152,6 +155,15 @@ class Installation:
         items = self.cluster.request("GET", path).body["items"]
         records = [UsageRecord.model_validate(item, extra="ignore") for item in items]
         return [record for record in records if uid in (None, record.spec.job.uid)]
+
+    def pods_deleted(self) -> list[str]:
+        """Names of the jobs' pods that the operator has asked to end, in that order."""
+        return [
+            it.name
+            for it in asked(self.cluster.audit_log)
+            if (it.user, it.verb, it.resource) == (self.user, "delete", "pods")
+            and it.namespace == self.namespace
+        ]
 
     def requests(self, since: datetime | None = None) -> Counter[tuple[str, str, str]]:
         """What the operator has asked of the API server."""

@@ -1,7 +1,8 @@
 """The operator as a process of its own, to be killed and started again as a test likes.
 
 It gets its settings by the environment and reaches the API server by a kubeconfig, as in a pod's
-place; nothing of this machine's other settings reaches it.
+place; nothing of this machine's other settings reaches it. As a Deployment would, it starts an
+operator again that ends by itself, as one does that lost its Lease on a busy machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,13 +22,20 @@ from harness.processes import end_with_parent, free_port, stop, wait_until_ready
 
 _HOST = "127.0.0.1"
 _NOT_PASSED_ON = ("FINETUNE_", "KUBERNETES_", "KUBECONFIG")
+_AGAIN_SECONDS = 1.0
 
 
 class OperatorProcess:
     """One replica, over all its starts; made by `operator_process`."""
 
     def __init__(
-        self, *, kubeconfig: Path, folder: Path, environment: Mapping[str, str], name: str
+        self,
+        *,
+        kubeconfig: Path,
+        folder: Path,
+        environment: Mapping[str, str],
+        name: str,
+        kept: bool,
     ) -> None:
         self.log = folder / f"{name}.log"
         """What all its starts have said, one after the other."""
@@ -36,18 +46,37 @@ class OperatorProcess:
         }
         self._port = 0
         self._process: subprocess.Popen[bytes] | None = None
+        self._kept = kept
+        self._lock = threading.Lock()
+        """Held while it is started again, or while it is decided that it shall not be."""
+        self._wanted = threading.Event()
+        """Whether it is started again when it ends by itself."""
 
     @property
     def is_running(self) -> bool:
         """Whether it has been started and hasn't ended."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of its newest process."""
+        return self._started().pid
+
     def start(self, *, wait: bool = True) -> None:
         """Start it; with `wait`, return once it says that it is ready.
 
         Raises ServerFailedError, with the end of its log, when it doesn't get ready.
         """
-        assert not self.is_running, "it runs already"
+        with self._lock:
+            assert not self.is_running, "it runs already"
+            process = self._launch()
+        if wait:
+            self.wait_until_ready()
+        if self._kept:
+            self._wanted.set()
+            threading.Thread(target=self._keep, args=(process,), daemon=True).start()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
         self._port = free_port()
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -58,11 +87,22 @@ class OperatorProcess:
                 cwd=self.log.parent,
                 env=self._environment | {"FINETUNE_LISTEN": f"{_HOST}:{self._port}"},
                 start_new_session=True,
-                # Nothing between fork and exec but one system call, made in the main thread.
+                # Nothing between fork and exec but one system call. It ends with the thread that
+                # makes it: the main one, or the one that waits for its end.
                 preexec_fn=end_with_parent,  # noqa: PLW1509
             )
-        if wait:
-            self.wait_until_ready()
+        return self._process
+
+    def _keep(self, process: subprocess.Popen[bytes]) -> None:
+        while True:
+            process.wait()
+            time.sleep(_AGAIN_SECONDS)
+            with self._lock:
+                if self._process is not process or not self._wanted.is_set():
+                    return
+                with self.log.open("a") as log:
+                    log.write(f"-- it ended ({process.returncode}) and is started again\n")
+                process = self._launch()
 
     def wait_until_ready(self) -> None:
         """Return once it says that it is ready."""
@@ -82,7 +122,7 @@ class OperatorProcess:
 
     def kill(self) -> None:
         """End it with SIGKILL, and return once it is gone; any thread may ask."""
-        process = self._started()
+        process = self._given_up()
         process.kill()
         process.wait()
 
@@ -96,7 +136,7 @@ class OperatorProcess:
 
     def terminate(self) -> int:
         """Ask it to end with SIGTERM, and return its exit code (-9 if it had to be killed)."""
-        process = self._started()
+        process = self._given_up()
         stop(process)
         return process.returncode
 
@@ -106,14 +146,20 @@ class OperatorProcess:
 
     def restart(self, *, wait: bool = True) -> None:
         """Kill it if it still runs, and start it again."""
-        if self.is_running:
+        if self._process is not None:
             self.kill()
         self.start(wait=wait)
 
     def close(self) -> None:
         """Let nothing of it be left."""
         if self._process is not None:
-            stop(self._process)
+            stop(self._given_up())
+
+    def _given_up(self) -> subprocess.Popen[bytes]:
+        """The process, which is not started again from now on."""
+        with self._lock:
+            self._wanted.clear()
+            return self._started()
 
     def _started(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "it was never started"
@@ -128,6 +174,7 @@ def operator_process(
     environment: Mapping[str, str],
     name: str = "operator",
     started: bool = True,
+    kept: bool = True,
 ) -> Iterator[OperatorProcess]:
     """Run an operator until the block ends.
 
@@ -143,9 +190,11 @@ def operator_process(
         Of its log, where a test runs several.
     started
         Whether to start it, and wait until it is ready.
+    kept
+        Whether it is started again when it ends by itself.
     """
     process = OperatorProcess(
-        kubeconfig=kubeconfig, folder=folder, environment=environment, name=name
+        kubeconfig=kubeconfig, folder=folder, environment=environment, name=name, kept=kept
     )
     try:
         if started:

@@ -15,7 +15,7 @@ def test_a_stale_leader_doubles_nothing_and_ends(scene: Scene) -> None:
     """It is stopped with a write of each job on its way; they arrive when another one leads."""
     installation, crowd = scene.installation, scene.crowd
     with (
-        scene.operator("first") as first,
+        scene.operator("first", kept=False) as first,
         scene.operator("second", started=False) as second,
     ):
         writes = scene.undisturbed()

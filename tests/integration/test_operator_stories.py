@@ -238,6 +238,8 @@ def test_a_gang_that_does_not_fit_gives_its_devices_back_and_is_not_charged(
     assert status.charged_failures == 0
     assert status.attempts[1].message is not None
     assert "nvidia.com/gpu" in status.attempts[1].message
-    bound = training(kubelet, installation.namespace, 2)
-    assert [entry.exit_code for entry in bound] == [ExitCode.STOPPED]
+    (bound,) = training(kubelet, installation.namespace, 2)
+    assert bound.exit_code == ExitCode.STOPPED
+    # The waiting pod would take the devices that the other one gives back.
+    assert installation.pods_deleted()[1] == bound.name
     assert_books_closed(installation, kubelet, uid)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from harness.controlplane import etcd_healthy, running_etcd
+from harness.installation import Installation
 from harness.processes import REPOSITORY, ServerFailedError, program, running
 
 # A shell starts what it puts in the background with SIGINT ignored, and children inherit that.
@@ -68,3 +69,13 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
             running(command, log=tmp_path / "etcd.log", ready=lambda: False),
         ):
             pass
+
+
+def test_an_operator_that_ends_by_itself_is_started_again(installation: Installation) -> None:
+    with installation.operator() as operator:
+        first = operator.pid
+        os.kill(first, signal.SIGKILL)
+        installation.until(lambda: operator.pid != first, "another process")
+        operator.wait_until_ready()
+        operator.kill()
+        assert not operator.is_running

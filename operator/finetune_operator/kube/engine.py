@@ -222,10 +222,10 @@ class KubeEngine:
         await self._client.patch_json(JOBS, name, namespace, operations)
 
     async def stop_gang(self, action: StopGang) -> None:
-        """Ask its pods to end."""
-        for pod in self._pods:
-            if look.attempt_of(pod) == action.attempt:
-                await pods.stop(self._cluster, pod, action.grace_seconds)
+        """Ask its pods to end; those without a node first, or they take what the others leave."""
+        own = [pod for pod in self._pods if look.attempt_of(pod) == action.attempt]
+        for pod in sorted(own, key=lambda pod: "nodeName" in pod["spec"]):
+            await pods.stop(self._cluster, pod, action.grace_seconds)
 
     async def forget_gang(self, action: ForgetGang) -> None:
         """Let its pods go: their use is recorded."""
