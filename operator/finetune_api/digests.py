@@ -12,11 +12,13 @@ from finetune_api.run import Run
 def frozen_part(job: FineTuneJob) -> dict[str, Any]:
     """The part of the spec that is immutable once admitted, as JSON-ready data.
 
-    Defaults are filled in, so that writing one out changes nothing.
+    What equals its default is left out: writing it out changes nothing, and a version that knows
+    more fields takes up the runs of an earlier one.
     """
-    spec = job.spec.model_dump(mode="json", by_alias=True)
-    part = {block: spec[block] for block in FROZEN_BLOCKS}
-    part["compute"] = {key: value for key, value in spec["compute"].items() if key != "workers"}
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    part = {block: spec[block] for block in FROZEN_BLOCKS if block in spec}
+    compute = spec.get("compute", {})
+    part["compute"] = {key: value for key, value in compute.items() if key != "workers"}
     return part
 
 

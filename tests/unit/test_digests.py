@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.digests import spec_digest
-from finetune_api.job import FineTuneJob, FineTuneJobSpec
+from finetune_api.digests import frozen_part, spec_digest
+from finetune_api.job import FROZEN_BLOCKS, FineTuneJob, FineTuneJobSpec
 from finetune_api.markers import Digest
 from harness.objects import JOB, changed
 
@@ -61,3 +61,9 @@ def test_writing_a_default_out_changes_nothing() -> None:
     assert digest({"spec.compute": {"cpu": "2", "tolerations": []}, "spec.storage": {}}) == digest(
         {}
     )
+
+
+def test_only_what_the_manifest_says_is_in_the_digest() -> None:
+    """So that a field which a later version adds doesn't make a running job another one."""
+    said = {block: fields for block, fields in JOB["spec"].items() if block in FROZEN_BLOCKS}
+    assert frozen_part(FineTuneJob.model_validate(JOB)) == {"compute": {}} | said
