@@ -6,7 +6,6 @@ Called by ``reconcile`` once the conditions stand.
 import math
 from datetime import datetime, timedelta
 
-from finetune_api.footprint import memory_per_rank
 from finetune_api.phases import TERMINAL, ConditionType
 from finetune_api.report import Progress, Step
 from finetune_api.run import Run, total_steps
@@ -16,7 +15,7 @@ from finetune_api.usage import UsageRecord
 from finetune_operator.core.bookkeeping import currency_of
 from finetune_operator.core.conditions import is_true
 from finetune_operator.core.observed import Observed
-from finetune_operator.core.resolve import run_for, shape_of
+from finetune_operator.core.resolve import memory_needed, run_for
 from finetune_operator.cost.forecast import (
     Forecast,
     remaining,
@@ -148,13 +147,7 @@ def _estimate(status: JobStatus, run: Run, total: int, forecast: Forecast | None
     high = math.ceil(forecast.seconds_p90) if forecast else None
     return Estimate(
         total_steps=total,
-        memory_bytes_per_rank=_memory(status, run),
+        memory_bytes_per_rank=memory_needed(run, status.model) if status.model else None,
         remaining_seconds_p50=0 if trained else median,
         remaining_seconds_p90=0 if trained else high,
     )
-
-
-def _memory(status: JobStatus, run: Run) -> int | None:
-    if status.model is None:
-        return None
-    return memory_per_rank(status.model, shape_of(run, run.training.zero_stage)).total

@@ -14,12 +14,14 @@ from finetune_api.images import BatchNorm
 from finetune_api.job import FineTuneJob
 from finetune_api.lora import Method
 from finetune_api.output import Output
+from finetune_api.phases import ConditionType
 from finetune_api.report import FailureClass, Step
 from finetune_api.run import RUN_VERSION, SMOKE_STEPS, Gang, Run, RunTraining
 from finetune_api.status import JobStatus, Resolved
 from finetune_api.tasks import TASKS
 from finetune_api.training import Offload, Precision, Truncation
 from finetune_api.usage import JobReference
+from finetune_operator.core.conditions import is_true
 from finetune_operator.core.observed import EngineFacts
 
 DEFAULT_ZERO_STAGE = 2
@@ -129,7 +131,8 @@ def _recipe_learning_rate(job: FineTuneJob) -> float:
 def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) -> Resolved:
     """What the next attempt runs with: today's gang, and a smaller footprint after running out.
 
-    What is sharded is decided here, where the manifest leaves it open, once the model is known.
+    Once the model is known, what is sharded is decided here, where the manifest leaves it open,
+    and the batch is split so that the device can hold it by the estimate.
 
     Raises
     ------
@@ -142,6 +145,9 @@ def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) 
     if resolved.zero_stage is None and status.model is not None:
         stage = zero_stage_that_fits(job, resolved, status.model, engine.device_memory_bytes)
         resolved = resolved.model_copy(update={"zero_stage": stage})
+    trained = is_true(status.conditions, ConditionType.TRAINED)
+    if status.model is not None and engine.device_memory_bytes is not None and not trained:
+        resolved = fitted(job, resolved, status.model, engine.device_memory_bytes)
     last = status.attempts[-1] if status.attempts else None
     if last is None or last.reason != FailureClass.DEVICE_OOM:
         return resolved
@@ -160,17 +166,33 @@ def zero_stage_that_fits(
         return _WEIGHTS_TOO
     if device_memory_bytes is None or resolved.workers * resolved.ranks_per_worker == 1:
         return DEFAULT_ZERO_STAGE
-    run = run_for(job, Step.TRAIN, resolved, None)
-    needed = memory_per_rank(model, shape_of(run, DEFAULT_ZERO_STAGE)).total
+    as_default = resolved.model_copy(update={"zero_stage": DEFAULT_ZERO_STAGE})
+    needed = memory_needed(run_for(job, Step.TRAIN, as_default, None), model)
     return DEFAULT_ZERO_STAGE if needed <= device_memory_bytes else _WEIGHTS_TOO
 
 
-def shape_of(run: Run, zero_stage: int) -> Shape:
-    """How a training uses its model, as the memory estimate asks."""
+def fitted(
+    job: FineTuneJob, resolved: Resolved, model: ModelFacts, device_memory_bytes: int
+) -> Resolved:
+    """The same global batch with the largest footprint that the device holds by the estimate.
+
+    The smallest one if it holds none: an estimate alone refuses nobody, and running out ends the
+    job with its own message.
+    """
+    while memory_needed(run_for(job, Step.TRAIN, resolved, None), model) > device_memory_bytes:
+        smaller = smaller_footprint(resolved)
+        if smaller is None:
+            break
+        resolved = smaller
+    return resolved
+
+
+def memory_needed(run: Run, model: ModelFacts) -> int:
+    """Bytes of one rank's device that a training step takes by the estimate."""
     training = run.training
     precision = training.precision
-    return Shape(
-        zero_stage=zero_stage,
+    shape = Shape(
+        zero_stage=training.zero_stage,
         world_size=run.gang.world_size,
         precision=Precision.BF16 if precision is Precision.AUTO else precision,
         micro_batch_size=training.micro_batch_size,
@@ -178,6 +200,7 @@ def shape_of(run: Run, zero_stage: int) -> Shape:
         activation_checkpointing=training.activation_checkpointing,
         offload=training.offload,
     )
+    return memory_per_rank(model, shape).total
 
 
 def resized(job: FineTuneJob, engine: EngineFacts, resolved: Resolved) -> Resolved:
