@@ -11,6 +11,7 @@ from tools.cluster.commands import run, run_logged, say, succeeds, wait_for
 from tools.cluster.place import IMAGE_STORE, IMAGES
 
 _STOP_SECONDS = 60
+_SWEEP = "sweep"
 KUBERNETES = "k8s.io"
 """containerd's own namespace in which the kubelet looks for images."""
 
@@ -50,10 +51,13 @@ def answers(socket: Path) -> bool:
 
 
 def imported(archive: Path, log: Path) -> None:
-    """Bring an archive's images into the store."""
+    """Bring an archive's images into the store, and remove what no image stands on any more."""
     with _serving_store(log) as socket:
         client: list[str | Path] = ["ctr", "--address", socket, "--namespace", KUBERNETES]
         run_logged("image import", log, [*client, "images", "import", archive])
+        # The client has no word for it: what is unused goes before this removal returns.
+        ctr(socket, "leases", "create", "--id", _SWEEP)
+        ctr(socket, "leases", "delete", "--sync", _SWEEP)
 
 
 def copied_store(root: Path) -> None:

@@ -68,6 +68,9 @@ def build() -> None:
             )
             had[image] = wanted[image]
             _STAMP.write_text(json.dumps(had))
+        # What no image stands on any more: gigabytes with each change of the trainer's pins. The
+        # stages that made today's go too, and cost seconds to make again.
+        run(*_buildah("rmi", "--prune"))
 
 
 def built_at() -> float:
