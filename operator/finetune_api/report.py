@@ -181,7 +181,10 @@ class TrainResult(Contract):
     steps: Steps
     best_step: Steps
     best_select_loss: float
-    final_loss: float | None = None
+    final_loss: Annotated[
+        float | None,
+        Field(description="Mean training loss of the last steps."),
+    ] = None
     stopped_early: Annotated[
         bool, Field(description="It did not get better for as long as earlyStopping allows.")
     ] = False

@@ -19,6 +19,7 @@ class Curve:
     _stride: int = 1
     _losses: list[tuple[int, float]] = field(default_factory=list)
     _stretch: list[float] = field(default_factory=list)
+    _newest: list[float] = field(default_factory=list)
     _scores: list[tuple[int, float]] = field(default_factory=list)
 
     @classmethod
@@ -37,8 +38,19 @@ class Curve:
         """Steps that one point of the training loss stands for."""
         return self._stride
 
+    @property
+    def newest_loss(self) -> float | None:
+        """Mean of the newest steps, as many as a point stands for; None before the first.
+
+        The last step of all may have a handful of rows, and its own loss says little.
+        """
+        newest = self._newest[-self._stride :]
+        return sum(newest) / len(newest) if newest else None
+
     def add_loss(self, step: int, loss: float) -> None:
         """Add the training loss of a step."""
+        # Twice as many as are asked for, since a point may soon stand for twice as many.
+        self._newest = [*self._newest, loss][-2 * self._stride :]
         self._stretch.append(loss)
         if len(self._stretch) < self._stride:
             return

@@ -287,7 +287,7 @@ class Boundary(TrainerCallback):
             steps=self._state.step,
             best_step=best.step,
             best_select_loss=best.select_loss,
-            final_loss=self._state.loss,
+            final_loss=self._curve.newest_loss,
             stopped_early=early,
             checkpoint=best.path,
             packed_fill=self._parts.packed_fill,
