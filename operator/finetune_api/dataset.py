@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.markers import Cel, Contract, ShortText, Uri, rules
-from finetune_api.uris import URI_RULE
+from finetune_api.uris import SOURCES, URI_RULE
 
 
 class DataFormat(StrEnum):
@@ -184,11 +184,11 @@ class Split(Contract):
 @rules(
     Cel(
         URI_RULE.replace("self", "self.train"),
-        "dataset.train must be pvc://CLAIM/PATH, https://… or s3://…, or in a local run a path",
+        f"dataset.train must be {SOURCES}",
     ),
     Cel(
         f"!has(self.test) || {URI_RULE.replace('self', 'self.test')}",
-        "dataset.test must be pvc://CLAIM/PATH, https://… or s3://…, or in a local run a path",
+        f"dataset.test must be {SOURCES}",
     ),
     Cel(
         "self.labels.size() != 1",

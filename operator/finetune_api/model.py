@@ -6,13 +6,14 @@ from pydantic import Field
 
 from finetune_api.lora import Lora, Method
 from finetune_api.markers import Cel, Contract, Uri, rules
-from finetune_api.uris import CLAIM_URI
+from finetune_api.uris import CLAIM_URI, HUB_MODEL_URI
 
 
 @rules(
     Cel(
-        f"!self.uri.contains('://') || self.uri.matches('^{CLAIM_URI}')",
-        "model.uri must be pvc://CLAIM/PATH, or in a local run a path relative to the manifest",
+        f"!self.uri.contains('://') || self.uri.matches('^({CLAIM_URI}|{HUB_MODEL_URI}$)')",
+        "model.uri must be pvc://CLAIM/PATH or hf://OWNER/NAME@COMMIT (a commit's 40 digits), or "
+        "in a local run a path relative to the manifest",
     ),
     Cel(
         "!has(self.lora) || self.method == 'lora'",
@@ -25,8 +26,10 @@ class ModelSource(Contract):
     uri: Annotated[
         Uri,
         Field(
-            description="pvc://CLAIM/PATH of the model's folder. In a local run also a path "
-            "relative to the manifest; pvc://CLAIM/PATH is then claims/CLAIM/PATH in the workspace."
+            description="pvc://CLAIM/PATH of the model's folder, or hf://OWNER/NAME@COMMIT of the "
+            "Hugging Face Hub, which the prepare step brings into the workspace. In a local run "
+            "also a path relative to the manifest; pvc://CLAIM/PATH is then claims/CLAIM/PATH in "
+            "the workspace."
         ),
     ]
     method: Annotated[

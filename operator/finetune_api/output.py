@@ -13,6 +13,8 @@ CREDENTIAL_VARIABLES = (
     "AWS_ENDPOINT_URL",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
+    "HF_TOKEN",
+    "HF_ENDPOINT",
 )
 """What a Secret may set in the environment of a pod, and nothing else: by another variable it
 could choose what code the pod loads."""
@@ -41,7 +43,7 @@ class Output(Contract):
 
 
 class Credentials(Contract):
-    """Whose keys open object stores."""
+    """Whose keys open object stores and the Hugging Face Hub."""
 
     secret_name: Annotated[
         str | None,

@@ -155,6 +155,8 @@ ENV_MEANING: dict[Env, str] = {
 class Layout:
     """Where things lie in a job's workspace; all paths are relative to it."""
 
+    model: PurePosixPath = PurePosixPath("model")
+    """A model that came from the hub."""
     prepared: PurePosixPath = PurePosixPath("data/prepared")
     test: PurePosixPath = PurePosixPath("data/test")
     baselines: PurePosixPath = PurePosixPath("data/baselines")

@@ -2,6 +2,16 @@
 
 from finetune_api.markers import NAME_FORM
 
-SUPPORTED_SCHEMES = ("pvc", "https", "s3")
 CLAIM_URI = f"pvc://{NAME_FORM}/.+"
-URI_RULE = f"!self.contains('://') || self.matches('^({CLAIM_URI}|(https|s3)://.+)')"
+_REPOSITORY = "[A-Za-z0-9][-._A-Za-z0-9]*/[A-Za-z0-9][-._A-Za-z0-9]*@[0-9a-f]{40}"
+HUB_MODEL_URI = f"hf://{_REPOSITORY}"
+"""A model on the Hugging Face Hub, at a commit: a branch may be another model tomorrow."""
+_HUB_FILE_URI = f"hf://datasets/{_REPOSITORY}/.+"
+URI_RULE = (
+    f"!self.contains('://') || self.matches('^({CLAIM_URI}|(https|s3)://.+|{_HUB_FILE_URI})')"
+)
+SOURCES = (
+    "pvc://CLAIM/PATH, https://…, s3://… or hf://datasets/OWNER/NAME@COMMIT/FILE (a commit's 40 "
+    "digits), or in a local run a path"
+)
+"""What a dataset's address may be, in words."""

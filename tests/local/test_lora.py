@@ -173,3 +173,10 @@ def test_a_saved_adapter_holds_what_was_trained_and_names_no_machine(tmp_path: P
     settings = json.loads((tmp_path / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == URI
     assert "/somewhere" not in "".join(path.read_text() for path in tmp_path.glob("*.json"))
+
+
+def test_an_adapter_of_a_model_from_the_hub_names_it_so_that_peft_finds_it(tmp_path: Path) -> None:
+    adapted = adapt(bert(), f"hf://acme/bert@{'a' * 40}", Lora(rank=4), (), 1)
+    save_adapter(adapted, tmp_path)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (settings["base_model_name_or_path"], settings["revision"]) == ("acme/bert", "a" * 40)

@@ -15,11 +15,12 @@ from finetune_api.datareport import ClassCount, DataReport, PrepareReport, RoleC
 from finetune_api.markers import Digest
 from finetune_api.run import LAYOUT, Run
 from finetune_api.tasks import Task
+from finetune_trainer import hub
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.prepared import inputs_digest, made_at, put_in_place, stored_report
 from finetune_trainer.data.reading import ReadRows, read_in_roles
-from finetune_trainer.data.sources import digest_of_lines, resolve_local
+from finetune_trainer.data.sources import digest_of_lines, model_folder
 from finetune_trainer.data.splitting import Role, class_counts, split_digest
 from finetune_trainer.data.tokenizing import TokenLengths, write_tokenized
 from finetune_trainer.environment import RankEnvironment
@@ -79,7 +80,9 @@ def _make(
     environment: RankEnvironment, run: Run, making: Path
 ) -> tuple[PrepareReport, dict[str, Digest]]:
     """Do the work below ``making``, the cheap checks first; also the digest of each source."""
-    model = resolve_local(run.model.uri, environment, "model.uri")
+    model = model_folder(run, environment)
+    if run.model.uri.startswith(hub.SCHEME):
+        hub.fetch_model(run.model.uri, model)
     form = FORMS[run.task]
     config = check_config(model, run.model.uri, form.head)
     processor = load_processor(model, run.model.uri, form.head)

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from finetune_api.markers import Digest
-from finetune_api.run import Env
+from finetune_api.run import LAYOUT, Env, Run
+from finetune_trainer import hub
 from finetune_trainer.data.image_files import METADATA, class_files, has_classes
 from finetune_trainer.data.readers import ENDINGS
 from finetune_trainer.environment import RankEnvironment
@@ -47,7 +48,7 @@ class SourceFile:
 
 def is_remote(uri: str) -> bool:
     """Whether a URI is fetched over the network."""
-    return uri.startswith(("https://", "s3://"))
+    return uri.startswith(("https://", "s3://", hub.SCHEME))
 
 
 def display(uri: str) -> str:
@@ -79,14 +80,27 @@ def resolve_local(uri: str, environment: RankEnvironment, field: str) -> Path:
     if "://" in uri:
         raise UsageError(
             f"{field}: {display(uri)!r} has a scheme that isn't known here; "
-            "use pvc://CLAIM/PATH, https://… or s3://…"
+            "use pvc://CLAIM/PATH, https://…, s3://… or hf://…"
         )
     if environment.base is None:
         raise UsageError(
             f"{field}: {uri!r} is a path, which only a local run can follow ({Env.BASE} is not "
-            "set); use pvc://CLAIM/PATH, https://… or s3://…"
+            "set); use pvc://CLAIM/PATH, https://…, s3://… or hf://…"
         )
     return environment.base / uri
+
+
+def model_folder(run: Run, environment: RankEnvironment) -> Path:
+    """Where the model that a run tunes lies on this machine; it need not exist.
+
+    Raises
+    ------
+    UsageError
+        As ``resolve_local`` does.
+    """
+    if run.model.uri.startswith(hub.SCHEME):
+        return environment.workspace.path(LAYOUT.model)
+    return resolve_local(run.model.uri, environment, "model.uri")
 
 
 def local_files(uri: str, environment: RankEnvironment, field: str) -> list[tuple[str, Path]]:
@@ -247,6 +261,9 @@ def _seen_from(uri: str, environment: RankEnvironment) -> str:
 
 
 def _download(uri: str, field: str, target: Path) -> None:
+    if uri.startswith(hub.SCHEME):
+        hub.fetch_file(uri, field, target)
+        return
     where = f"{field}: {display(uri)}"
     with told_plainly(where, "fetched"), _told_by_a_web_server(where):
         _file_system(uri).get_file(uri, str(target))

@@ -13,7 +13,7 @@ from finetune_api.datareport import PrepareReport
 from finetune_api.lora import LoraOutput
 from finetune_api.markers import Digest
 from finetune_api.run import CHECKPOINT_MANIFEST, Run
-from finetune_trainer.data.sources import resolve_local
+from finetune_trainer.data.sources import model_folder
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, NodeFaultError, StorageError, UsageError
 from finetune_trainer.models.generation import settle_generation
@@ -113,7 +113,7 @@ def load_checkpoint(
     absent = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
     if absent:
         raise UsageError(f"{folder}: weights are missing or misshapen: {', '.join(absent[:5])}")
-    base = resolve_local(run.model.uri, environment, "model.uri")
+    base = model_folder(run, environment)
     processor = load_processor(base, run.model.uri, head)
     if head.generates and isinstance(processor, PreTrainedTokenizerBase):
         settle_generation(model, processor)
@@ -137,7 +137,7 @@ def _adapted(
     """The base model with the checkpoint's adapter, in the form in which it will leave the job."""
     lora = run.model.adaptation
     assert lora is not None
-    base = resolve_local(run.model.uri, environment, "model.uri")
+    base = model_folder(run, environment)
     loaded = load_model(
         base, run.model.uri, head, labels, dropout=run.training.dropout, seed=run.training.seed
     )

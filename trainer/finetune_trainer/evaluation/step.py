@@ -18,7 +18,7 @@ from finetune_api.lora import LoraOutput
 from finetune_api.markers import Digest
 from finetune_api.report import ReportRef
 from finetune_api.run import LAYOUT, Run
-from finetune_trainer.data.sources import resolve_local
+from finetune_trainer.data.sources import model_folder
 from finetune_trainer.data.splitting import Role
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, StorageError
@@ -86,7 +86,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
             run=run,
             prepared=prepared,
             baselines=workspace.path(LAYOUT.baselines),
-            base=resolve_local(run.model.uri, environment, "model.uri"),
+            base=model_folder(run, environment),
             processor=processor,
         )
     )
@@ -97,7 +97,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
         if report.thresholds:
             # A plain pipeline gives probabilities; what is told of them is for its users.
             model.config.thresholds = report.thresholds
-        base = resolve_local(run.model.uri, environment, "model.uri")
+        base = model_folder(run, environment)
         licence = base_licence(base)
         digest = export_model(
             model,

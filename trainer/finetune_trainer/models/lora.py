@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from finetune_api.lora import Lora
+from finetune_trainer import hub
 from finetune_trainer.errors import UsageError
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -60,7 +61,12 @@ def adapt(
         adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     assert isinstance(adapted, PeftModel)
     # peft puts the folder there, which is another one on another machine.
-    adapted.peft_config[_ADAPTER].base_model_name_or_path = uri
+    peft_config = adapted.peft_config[_ADAPTER]
+    peft_config.base_model_name_or_path = uri
+    if uri.startswith(hub.SCHEME):
+        place = hub.HubPath.of(uri, "model.uri")
+        peft_config.base_model_name_or_path = place.repository
+        peft_config.revision = place.commit
     return adapted
 
 

@@ -18,7 +18,7 @@ from finetune_api.balance import Sampling
 from finetune_api.datareport import PrepareReport
 from finetune_api.report import ExitCode
 from finetune_api.run import LAYOUT, Run, RunTraining, total_steps
-from finetune_trainer.data.sources import resolve_local
+from finetune_trainer.data.sources import model_folder
 from finetune_trainer.environment import RankEnvironment, Workspace
 from finetune_trainer.errors import DataError, UsageError
 from finetune_trainer.models.load import load_model
@@ -176,7 +176,7 @@ def _assemble(
     prepared = environment.workspace.path(LAYOUT.prepared)
     steps = total_steps(training, report.data.steps_count_in)
     form = FORMS[run.task]
-    folder = resolve_local(run.model.uri, environment, "model.uri")
+    folder = model_folder(run, environment)
     collation = form.batches(
         load_processor(folder, run.model.uri, form.head),
         run.model.uri,
