@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field, StringConstraints
 
 from finetune_api.markers import Cel, Contract, rules
+from finetune_api.uris import REPOSITORY
 
 CREDENTIAL_VARIABLES = (
     "AWS_ACCESS_KEY_ID",
@@ -23,9 +24,10 @@ could choose what code the pod loads."""
 @rules(
     Cel(
         "!has(self.uri) || self.uri.matches("
-        r"'^s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]/[^/].*[^/]$'"
+        r"'^(s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9]/[^/].*[^/]"
+        f"|hf://{REPOSITORY})$'"
         ")",
-        "output.uri must be s3://BUCKET/PREFIX, without a slash at its end",
+        "output.uri must be s3://BUCKET/PREFIX, without a slash at its end, or hf://OWNER/NAME",
     ),
 )
 class Output(Contract):
@@ -35,9 +37,9 @@ class Output(Contract):
         str | None,
         StringConstraints(min_length=1, max_length=1024),
         Field(
-            description="s3://BUCKET/PREFIX of the model's folder. It must be empty, or hold an "
-            "earlier export, which is replaced. Asked before a GPU is held. Unset: the model stays "
-            "in the workspace alone."
+            description="s3://BUCKET/PREFIX of the model's folder, or hf://OWNER/NAME, a "
+            "repository of the Hugging Face Hub. It must be empty, or hold an earlier export, "
+            "which is replaced. Asked before a GPU is held. Unset: the model stays in the workspace."
         ),
     ] = None
 

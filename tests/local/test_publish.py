@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from finetune_trainer.models.export import MANIFEST, ExportManifest
 from finetune_trainer.models.publish import UNFINISHED, check_output, publish
 from finetune_trainer.objectstore import open_s3, require_credentials
 from finetune_trainer.training.manifest import digest_files
+from harness.hubserver import HubServer, Repository, running_hub
 from harness.objectstore import ObjectStore, running_object_store
 from harness.trainer import a_run
 
@@ -184,3 +186,82 @@ def test_a_secret_of_which_nothing_came_is_named(monkeypatch: pytest.MonkeyPatch
         require_credentials(named)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store")
     require_credentials(named)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub with an empty repository that this process may write."""
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / ".gitattributes").write_text("*.safetensors filter=lfs")
+    with running_hub() as hub:
+        hub.repositories["models", "acme/reviews"] = Repository(
+            tmp_path / "hub", token="hf_abc", writer="hf_abc"
+        )
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_TOKEN", "hf_abc")
+        yield hub
+
+
+REPOSITORY = "hf://acme/reviews"
+
+
+def committed(repository: HubServer) -> dict[str, bytes]:
+    """What lies in the repository, beside what the hub itself puts there."""
+    lying = contents(repository.repositories["models", "acme/reviews"].folder)
+    return {path: content for path, content in lying.items() if path != ".gitattributes"}
+
+
+def test_an_export_is_one_commit_byte_for_byte(repository: HubServer, model: Path) -> None:
+    check_output(REPOSITORY)
+    assert repository.commits == []
+    publish(model, REPOSITORY)
+    assert committed(repository) == contents(model)
+    publish(model, REPOSITORY)
+    assert len(repository.commits) == 1
+
+
+def test_the_same_commit_removes_what_an_earlier_export_had_more(
+    repository: HubServer, model: Path, tmp_path: Path
+) -> None:
+    publish(export(tmp_path / "earlier", {"old/vocab.txt": b"a", "config.json": b"[]"}), REPOSITORY)
+    check_output(REPOSITORY)
+    publish(model, REPOSITORY)
+    assert committed(repository) == contents(model)
+    assert "deletedFile old/vocab.txt" in repository.commits[1]
+
+
+def test_a_repository_with_anybody_elses_files_is_left_alone(
+    repository: HubServer, model: Path
+) -> None:
+    folder = repository.repositories["models", "acme/reviews"].folder
+    (folder / "weights.bin").write_bytes(b"theirs")
+    with pytest.raises(DataError, match="1 files lie there"):
+        check_output(REPOSITORY)
+    with pytest.raises(DataError, match="1 files lie there"):
+        publish(model, REPOSITORY)
+    assert committed(repository) == {"weights.bin": b"theirs"}
+
+
+def test_a_token_that_may_only_read_is_refused_before_anything_is_held(
+    repository: HubServer, tmp_path: Path
+) -> None:
+    reader = Repository(tmp_path / "hub", token="hf_abc", writer="hf_other")
+    repository.repositories["models", "acme/reviews"] = reader
+    with pytest.raises(DataError, match="HF_TOKEN is not allowed"):
+        check_output(REPOSITORY)
+    with pytest.raises(DataError, match="no such repository"):
+        check_output("hf://acme/nothing")
+
+
+def test_a_hub_that_fails_at_the_commit_holds_what_it_held(
+    repository: HubServer, model: Path, tmp_path: Path
+) -> None:
+    earlier = export(tmp_path / "earlier", {"config.json": b"[]"})
+    publish(earlier, REPOSITORY)
+    repository.refuse_commits = True
+    with pytest.raises(StorageError, match="503"):
+        publish(model, REPOSITORY)
+    assert committed(repository) == contents(earlier)
+    repository.refuse_commits = False
+    publish(model, REPOSITORY)
+    assert committed(repository) == contents(model)

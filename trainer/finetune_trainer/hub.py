@@ -1,7 +1,8 @@
-"""The Hugging Face Hub: models and files of rows from it, at one commit each.
+"""The Hugging Face Hub: one way to ask it, and models and files of rows from it, at a commit each.
 
-Used by ``prepare`` alone; whatever comes later reads the workspace. Who may read is found where the
-hub's own client finds it: ``HF_TOKEN``, and ``HF_ENDPOINT`` for a mirror.
+``prepare`` fetches; whatever comes later reads the workspace. ``models.hub_publish`` writes. Who
+may do so is found where the hub's own client finds it: ``HF_TOKEN``, and ``HF_ENDPOINT`` for a
+mirror.
 """
 
 import hashlib
@@ -76,7 +77,7 @@ def fetch_file(uri: str, field: str, target: Path) -> None:
     """
     place = HubPath.of(uri, field)
     assert place.path is not None
-    with _asking(f"{field}: {uri}") as hub:
+    with asking(f"{field}: {uri}") as hub:
         came = hub.hf_hub_download(
             place.repository,
             place.path,
@@ -99,7 +100,7 @@ def fetch_model(uri: str, folder: Path) -> None:
     """
     place = HubPath.of(uri, "model.uri")
     where = f"model.uri: {uri}"
-    with _asking(where) as hub:
+    with asking(where) as hub:
         listed = hub.list_repo_tree(place.repository, revision=place.commit, repo_type=place.kind)
         files = [one for one in listed if _is_wanted(one)]
         if not any(one.path.endswith(".safetensors") for one in files):
@@ -136,13 +137,28 @@ def _sha256(path: Path) -> str:
 
 
 @contextmanager
-def _asking(where: str) -> Iterator[Any]:
-    """The hub's client, which only answers in here, and its refusals in plain words."""
+def asking(where: str) -> Iterator[Any]:
+    """The hub's client, which only answers in here, and its refusals in plain words.
+
+    Parameters
+    ----------
+    where
+        Field and address.
+
+    Raises
+    ------
+    DataError
+        If the hub refuses, or what was asked for isn't there: trying again doesn't help.
+    StorageError
+        If the hub or the network fails; another attempt may help.
+    """
     import httpx2
     from huggingface_hub import HfApi, constants, errors
 
-    offline = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = False  # every other step has to find all that it needs on disk
+    before = constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET
+    # Every other step has to find all that it needs on disk. Xet is a protocol beside HTTP, with a
+    # cache of its own in the user's folder.
+    constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = False, True
     try:
         yield HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     except errors.GatedRepoError as error:
@@ -153,7 +169,7 @@ def _asking(where: str) -> Iterator[Any]:
     except errors.RepositoryNotFoundError as error:
         raise DataError(
             f"{where}: there is no such repository, or HF_TOKEN (a key of the Secret of "
-            "credentials.secretName) may not read it"
+            "credentials.secretName) does not open it"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise DataError(f"{where}: the repository has no such commit") from error
@@ -163,8 +179,10 @@ def _asking(where: str) -> Iterator[Any]:
         status = error.response.status_code
         if status >= 500 or status == _TOO_MANY_REQUESTS:
             raise StorageError(f"{where}: the hub answered {status}") from error
+        if status in {401, 403}:
+            raise DataError(f"{where}: HF_TOKEN is not allowed to do this") from error
         raise DataError(f"{where}: the hub answered {status}") from error
     except (errors.LocalEntryNotFoundError, httpx2.HTTPError) as error:
         raise StorageError(f"{where}: can't be fetched ({type(error).__name__})") from error
     finally:
-        constants.HF_HUB_OFFLINE = offline
+        constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = before

@@ -1,7 +1,8 @@
-"""Copies an export to the object store that the job names, whole or not at all.
+"""Copies an export to where the job names, whole or not at all.
 
 ``prepare`` asks ``check_output`` before anything is held, and the evaluate step calls ``publish``
-at its end. The manifest is written last and removed first: without it, what lies there is no model.
+at its end. In an object store the manifest is written last and removed first: without it, what lies
+there is no model. To the Hugging Face Hub it goes as one commit (``hub_publish``).
 """
 
 import logging
@@ -10,7 +11,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_trainer import hub
 from finetune_trainer.errors import DataError, StorageError
+from finetune_trainer.models import hub_publish
 from finetune_trainer.models.export import MANIFEST, ExportManifest
 from finetune_trainer.objectstore import open_s3, told_plainly
 
@@ -31,6 +34,9 @@ def check_output(uri: str) -> None:
     StorageError
         If the store or the network fails.
     """
+    if uri.startswith(hub.SCHEME):
+        hub_publish.check(uri)
+        return
     with told_plainly(f"{_FIELD}: {uri}", "written"):
         store = open_s3()
         there = _there(store, uri)
@@ -55,6 +61,9 @@ def publish(folder: Path, uri: str) -> None:
     except OSError as error:
         raise StorageError(f"{folder}: can't read the exported model ({error})") from error
     sizes = {file.path: file.size for file in ExportManifest.model_validate_json(content).files}
+    if uri.startswith(hub.SCHEME):
+        hub_publish.publish(folder, uri, (*sizes, MANIFEST))
+        return
     where = f"{_FIELD}: {uri}"
     with told_plainly(where, "written"):
         store = open_s3()
