@@ -39,7 +39,7 @@ class Output(Contract):
         Field(
             description="s3://BUCKET/PREFIX of the model's folder, or hf://OWNER/NAME, a "
             "repository of the Hugging Face Hub. It must be empty, or hold an earlier export, "
-            "which is replaced. Asked before a GPU is held. Unset: the model stays in the workspace."
+            "which is replaced. Asked before a GPU is held. Unset: it stays in the workspace."
         ),
     ] = None
 
