@@ -15,7 +15,7 @@ TOOLS ?=
 # What pytest gets; for one tier or one rule: `make test TESTS="tests/unit -k ledger"`.
 TESTS ?= tests
 # What the tests start. Unit tests start nothing, so nothing is built for them alone.
-TEST_PROGRAMS := $(if $(filter tests/unit%,$(TESTS)),,etcd kube-apiserver kubectl kube-controller-manager kube-scheduler helm versitygw \
+TEST_PROGRAMS := $(if $(filter tests/unit%,$(TESTS)),,etcd kube-apiserver kubectl kube-controller-manager kube-scheduler helm versitygw fake-gcs-server \
 	$(if $(filter tests tests/cluster%,$(TESTS)),kubelet kube-proxy coredns prometheus))
 DEMO := .demo
 # Helm renders only what lies in the chart's own folder, so it carries a copy of the CRDs.

@@ -69,6 +69,12 @@ PROGRAMS = {
             "github.com/versity/versitygw/cmd/versitygw",
             "github.com/versity/versitygw",
         ),
+        Program(
+            "fake-gcs-server",
+            "fakegcs",
+            "github.com/fsouza/fake-gcs-server",
+            "github.com/fsouza/fake-gcs-server",
+        ),
         kubernetes("kube-controller-manager"),
         kubernetes("kube-scheduler"),
         kubernetes("kubelet"),

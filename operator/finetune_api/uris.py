@@ -10,10 +10,10 @@ HUB_MODEL_URI = f"hf://{_AT_COMMIT}"
 """A model on the Hugging Face Hub, at a commit: a branch may be another model tomorrow."""
 _HUB_FILE_URI = f"hf://datasets/{_AT_COMMIT}/.+"
 URI_RULE = (
-    f"!self.contains('://') || self.matches('^({CLAIM_URI}|(https|s3)://.+|{_HUB_FILE_URI})')"
+    f"!self.contains('://') || self.matches('^({CLAIM_URI}|(https|s3|gs)://.+|{_HUB_FILE_URI})')"
 )
 SOURCES = (
-    "pvc://CLAIM/PATH, https://…, s3://… or hf://datasets/OWNER/NAME@COMMIT/FILE (a commit's 40 "
-    "digits), or in a local run a path"
+    "pvc://CLAIM/PATH, https://…, s3://…, gs://… or hf://datasets/OWNER/NAME@COMMIT/FILE (a "
+    "commit's 40 digits), or in a local run a path"
 )
 """What a dataset's address may be, in words."""

@@ -1,6 +1,6 @@
-"""A real S3 server on a folder, for what reads and writes `s3://`.
+"""Servers on a folder for what reads and writes `s3://`, a real one, and for what reads `gs://`.
 
-The `object_store` fixture of tests/conftest.py starts it once per run.
+The `object_store` fixture of tests/conftest.py starts the first once per run.
 """
 
 from __future__ import annotations
@@ -75,3 +75,23 @@ def running_object_store(folder: Path) -> Iterator[ObjectStore]:
             secret_key=secret_key,
             pid=server.pid,
         )
+
+
+@contextmanager
+def running_google_store(folder: Path) -> Iterator[str]:
+    """Serve the buckets that are folders below `folder` until the block ends; gives its address.
+
+    It speaks Google Cloud Storage's JSON API, and lets anybody read.
+    """
+    port = free_port()
+    command: list[str | Path] = [
+        program("fake-gcs-server"),
+        "-scheme=http",
+        "-host=127.0.0.1",
+        f"-port={port}",
+        "-backend=memory",
+        f"-data={folder}",
+    ]
+    log = folder.with_name(f"{folder.name}.log")
+    with running(command, log=log, ready=lambda: listens(port)):
+        yield f"http://127.0.0.1:{port}"

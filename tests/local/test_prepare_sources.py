@@ -12,7 +12,8 @@ from finetune_trainer.data.sources import display, fetch, resolve_local
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
 from harness.httpsserver import HttpsServer, running_https_server
-from harness.objectstore import ObjectStore
+from harness.hubserver import running_hub
+from harness.objectstore import ObjectStore, running_google_store
 
 ROWS = b"text,label\nfine,a\n" * 100_000
 FIELD = "dataset.train"
@@ -246,3 +247,42 @@ def test_a_store_that_is_not_there_may_be_there_later(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     uri = f"s3://{bucket}/data/rows.csv"
     assert "can't be fetched" in refused(uri, environment, tmp_path / "copy", StorageError)
+
+
+@pytest.fixture
+def google_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "google" / "bucket" / "a folder").mkdir(parents=True)
+    (tmp_path / "google" / "bucket" / "a folder" / "rows.csv").write_bytes(ROWS)
+    with running_google_store(tmp_path / "google") as url:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", url)
+        yield "gs://bucket"
+
+
+def test_google_cloud_storage_brings_the_same_bytes(
+    environment: RankEnvironment, tmp_path: Path, google_bucket: str
+) -> None:
+    assert fetched(f"{google_bucket}/a folder/rows.csv", environment, tmp_path / "copy") == ROWS
+    for address in (f"{google_bucket}/none.csv", "gs://no-such-bucket/rows.csv"):
+        assert "no such file" in refused(address, environment, tmp_path / "copy", DataError)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_google_cloud_storage_that_refuses_is_a_data_error(
+    environment: RankEnvironment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    with running_hub() as server:
+        server.status = status
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        message = refused("gs://bucket/rows.csv", environment, tmp_path / "copy", DataError)
+    assert "access is refused" in message
+
+
+def test_a_key_of_google_that_is_no_json_is_named(
+    environment: RankEnvironment,
+    tmp_path: Path,
+    google_bucket: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GOOGLE_CREDENTIALS", "/path/to/key.json")
+    with pytest.raises(UsageError, match="GOOGLE_CREDENTIALS is no JSON"):
+        fetch(f"{google_bucket}/a folder/rows.csv", environment, FIELD, tmp_path / "copy")

@@ -369,7 +369,7 @@ def test_keys_of_a_secret_reach_the_steps_that_fetch_and_publish_and_no_other_va
     assert from_secret == {
         name: {"name": "s3-keys", "key": name, "optional": True} for name in CREDENTIAL_VARIABLES
     }
-    assert all(name.startswith(("AWS_", "HF_")) for name in from_secret)
+    assert all(name.startswith(("AWS_", "GOOGLE_CREDENTIALS", "HF_")) for name in from_secret)
 
 
 def test_without_a_secret_a_pod_has_nobodys_keys() -> None:

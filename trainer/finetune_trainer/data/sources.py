@@ -21,7 +21,7 @@ from finetune_trainer.data.image_files import METADATA, class_files, has_classes
 from finetune_trainer.data.readers import ENDINGS
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import DataError, StorageError, UsageError
-from finetune_trainer.objectstore import open_s3, told_plainly
+from finetune_trainer.objectstore import open_gs, open_s3, told_by_google, told_plainly
 
 _CHUNK_BYTES = 1 << 20
 _CONNECT_SECONDS = 30
@@ -48,7 +48,7 @@ class SourceFile:
 
 def is_remote(uri: str) -> bool:
     """Whether a URI is fetched over the network."""
-    return uri.startswith(("https://", "s3://", hub.SCHEME))
+    return uri.startswith(("https://", "s3://", "gs://", hub.SCHEME))
 
 
 def display(uri: str) -> str:
@@ -80,12 +80,12 @@ def resolve_local(uri: str, environment: RankEnvironment, field: str) -> Path:
     if "://" in uri:
         raise UsageError(
             f"{field}: {display(uri)!r} has a scheme that isn't known here; "
-            "use pvc://CLAIM/PATH, https://…, s3://… or hf://…"
+            "use pvc://CLAIM/PATH, https://…, s3://…, gs://… or hf://…"
         )
     if environment.base is None:
         raise UsageError(
             f"{field}: {uri!r} is a path, which only a local run can follow ({Env.BASE} is not "
-            "set); use pvc://CLAIM/PATH, https://…, s3://… or hf://…"
+            "set); use pvc://CLAIM/PATH, https://…, s3://…, gs://… or hf://…"
         )
     return environment.base / uri
 
@@ -265,7 +265,8 @@ def _download(uri: str, field: str, target: Path) -> None:
         hub.fetch_file(uri, field, target)
         return
     where = f"{field}: {display(uri)}"
-    with told_plainly(where, "fetched"), _told_by_a_web_server(where):
+    teller = told_by_google if uri.startswith("gs://") else _told_by_a_web_server
+    with told_plainly(where, "fetched"), teller(where):
         _file_system(uri).get_file(uri, str(target))
 
 
@@ -293,6 +294,8 @@ def _file_system(uri: str) -> Any:  # fsspec publishes no types
 
     if uri.startswith("s3://"):
         return open_s3()
+    if uri.startswith("gs://"):
+        return open_gs()
     return fsspec.filesystem("https", get_client=_https_session, skip_instance_cache=True)
 
 
