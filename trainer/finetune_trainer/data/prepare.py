@@ -117,7 +117,7 @@ def _make(
         images = form.images.describe(rows.roles.train)
         data = data.model_copy(update={"images": images, "tokens": None})
         form.images.keep(rows.roles.test, made_at(making, LAYOUT.test))
-    baselines = form.evidence.fit_baselines(
+    baselines = form.evidence().fit_baselines(
         rows.roles.train,
         rows.roles.select,
         rows.classes,

@@ -76,7 +76,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
     form = FORMS[run.task]
     model, processor = load_checkpoint(checkpoint, environment, run, form.head, prepared.labels)
     form.finish(model, prepared)
-    findings = form.evidence.find(
+    findings = form.evidence().find(
         TestRows(
             rows=_test_rows(workspace, prepared),
             select=_rows(workspace.path(LAYOUT.prepared) / Role.SELECT.value),

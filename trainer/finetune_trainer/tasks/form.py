@@ -93,8 +93,8 @@ class TaskForm:
     roles. ``encoder`` is for a tokenizer or image processor, the classes and the longest example,
     ``collation`` for the padding of texts or the form of images, and ``images`` for a task on
     images. ``loss`` is for a model and what was prepared; ``call`` are further keywords of the
-    model's call. ``finish`` makes of a trained model, in place, the one that is scored and
-    exported.
+    model's call. ``evidence`` loads what training has no use for. ``finish`` makes of a
+    trained model, in place, the one that is scored and exported.
     """
 
     rows: Callable[[Dataset], AnyForm]
@@ -106,7 +106,7 @@ class TaskForm:
     collation: Callable[[Any], Collation]
     loss: Callable[[PreTrainedModel, PrepareReport], RowLoss]
     call: Mapping[str, Any] = field(default_factory=dict)
-    evidence: Evidence
+    evidence: Callable[[], Evidence]
     finish: Callable[[PreTrainedModel, PrepareReport], None] = use_as_trained
 
     def batches(self, processor: Processor, uri: str, multiple_of: int = 1) -> Collation:

@@ -10,10 +10,9 @@ from finetune_trainer.data.form import AnyCleanRow, AnyForm
 from finetune_trainer.data.image_rows import ImageRows, describe, image_encoder
 from finetune_trainer.data.originals import keep_originals
 from finetune_trainer.data.pixels import PixelStore
-from finetune_trainer.evaluation.image_evidence import ImageEvidence
 from finetune_trainer.models.heads import IMAGES
 from finetune_trainer.models.processors import Processor
-from finetune_trainer.tasks.form import TaskForm
+from finetune_trainer.tasks.form import Evidence, TaskForm
 from finetune_trainer.training.image_batches import ImageBatches
 from finetune_trainer.training.losses import class_loss
 
@@ -32,6 +31,13 @@ class _Images:
         keep_originals(rows, folder)
 
 
+def _evidence() -> Evidence:
+    # It brings libraries that take a second, for what a rank in training never asks.
+    from finetune_trainer.evaluation.image_evidence import ImageEvidence
+
+    return ImageEvidence()
+
+
 IMAGE_CLASSIFICATION = TaskForm(
     rows=lambda _dataset: ImageRows(),
     images=_Images(),
@@ -39,5 +45,5 @@ IMAGE_CLASSIFICATION = TaskForm(
     head=IMAGES,
     collation=ImageBatches,
     loss=lambda _model, _prepared: class_loss,
-    evidence=ImageEvidence(),
+    evidence=_evidence,
 )
