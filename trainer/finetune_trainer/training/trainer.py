@@ -103,13 +103,25 @@ class FineTuneTrainer(Trainer):
         # The base class has no types.
         prepare: Any = super()._prepare_for_training
         if not self._resized or resume_from_checkpoint is None:
-            return prepare(max_steps, train_dataloader, resume_from_checkpoint)
+            prepared = prepare(max_steps, train_dataloader, resume_from_checkpoint)
+            self._leave_out_averages_of_one()
+            return prepared
         prepared = prepare(max_steps, train_dataloader, None)
+        self._leave_out_averages_of_one()
         folder = Path(resume_from_checkpoint)
         whole = not isinstance(self.model, PeftModel)
         take_up(self.model_wrapped, folder, rank=self._gang.place.rank, strict=whole)
         self._load_optimizer_and_scheduler(resume_from_checkpoint)
         return prepared
+
+    def _leave_out_averages_of_one(self) -> None:
+        """A lone rank's gradients are their own average: DeepSpeed would copy all of them twice.
+
+        Its optimizers for ZeRO and for half precision do more there, and keep it.
+        """
+        engine: Any = self.model_wrapped
+        if self._gang.place.world_size == 1 and isinstance(engine.optimizer, torch.optim.AdamW):
+            engine.enable_backward_allreduce = False
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Take up this rank's random numbers; those of a resized gang were seeded anew."""
