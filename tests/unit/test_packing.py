@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.training.packing import PackedPlan, best_fit
+from finetune_trainer.training.packing import PackedPlan, best_fit, even_fit
 from finetune_trainer.training.plan import StepPlan
 
 LENGTHS = np.random.default_rng(5).integers(2, 60, size=57)
@@ -37,6 +37,21 @@ def test_every_item_is_in_one_bin_and_no_bin_overflows(items: list[int]) -> None
 
 def test_the_fullest_bin_with_room_is_taken() -> None:
     assert best_fit(np.array([6, 5, 4, 3, 2]), 10) == [[0, 2], [1, 3, 4]]
+
+
+@given(st.lists(st.integers(1, 64), max_size=80))
+def test_an_even_fit_needs_no_more_bins_and_none_that_is_fuller(items: list[int]) -> None:
+    lengths = np.asarray(items, dtype=np.int64)
+    bins, fewest = even_fit(lengths, 64), best_fit(lengths, 64)
+    assert sorted(place for one in bins for place in one) == list(range(len(items)))
+    assert len(bins) == len(fewest)
+    loads = [[int(lengths[one].sum()) for one in fitted] for fitted in (bins, fewest)]
+    assert max(loads[0], default=0) <= max(loads[1], default=0)
+
+
+def test_what_fits_into_two_bins_is_shared_between_them() -> None:
+    assert [len(one) for one in best_fit(np.full(12, 10), 100)] == [10, 2]
+    assert [len(one) for one in even_fit(np.full(12, 10), 100)] == [6, 6]
 
 
 def test_an_item_longer_than_a_bin_is_refused() -> None:

@@ -7,6 +7,7 @@ that packing changes no result. Sequences are dealt out to ranks and micro-batch
 from bisect import bisect_left, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -45,6 +46,31 @@ def best_fit(lengths: Lengths, capacity: int) -> list[list[int]]:
     return bins
 
 
+def even_fit(lengths: Lengths, capacity: int) -> list[list[int]]:
+    """Pack items into as many bins as ``best_fit`` does, and fill them as evenly as it can.
+
+    Sequences are padded to the longest of them: less is padded where none is much longer, and a
+    token has fewer before it to attend to.
+
+    Raises
+    ------
+    ValueError
+        As ``best_fit`` does.
+    """
+    fitted = best_fit(lengths, capacity)
+    if not fitted:
+        return fitted
+    least = max(int(lengths.max()), -(-int(lengths.sum()) // len(fitted)))
+    while least < capacity:
+        middle = (least + capacity) // 2
+        tried = best_fit(lengths, middle)
+        if len(tried) <= len(fitted):
+            fitted, capacity = tried, middle
+        else:
+            least = middle + 1
+    return fitted
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """What one rank computes at once: row numbers of each of its sequences.
@@ -57,7 +83,7 @@ class PackedBatch:
     filler: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PackedPlan:
     """How the rows of each step of ``plan`` are packed into sequences of ``capacity`` tokens.
 
@@ -86,7 +112,7 @@ class PackedPlan:
     def micro_batch(self, step: int, micro: int, rank: int) -> PackedBatch:
         """Sequences that ``rank`` computes in micro-batch ``micro`` of ``step``, all from 0."""
         rows = self.plan.global_batch(step)
-        sequences = best_fit(self.lengths[rows], self.capacity)
+        sequences = _sequences(self, step)
         # Dealt out one by one, so that ranks and micro-batches get as many, or one more.
         slots = self.accumulation_steps * self.plan.world_size
         mine = sequences[micro * self.plan.world_size + rank :: slots]
@@ -102,3 +128,9 @@ class PackedPlan:
             tokens += int(lengths.sum())
             sequences += len(best_fit(lengths, self.capacity))
         return tokens / (sequences * self.capacity)
+
+
+@lru_cache(maxsize=2)
+def _sequences(packed: PackedPlan, step: int) -> list[list[int]]:
+    """Places in a step's global batch, by sequence; kept, for every micro-batch of it asks."""
+    return even_fit(packed.lengths[packed.plan.global_batch(step)], packed.capacity)
