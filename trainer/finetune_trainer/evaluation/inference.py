@@ -4,7 +4,7 @@ Only what is taken of them is kept. Rows are scored by length, so that a batch p
 place of a row in the result is its place in the set, whatever the order of scoring.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -42,20 +42,20 @@ def row_logits(
     def take(places: Places, _: Batch, output: Any) -> None:
         logits[places] = output.logits.float().cpu().numpy()
 
-    score_rows(model, rows, collation, take, batch_tokens)
+    prepared = PreparedRows(rows, collation)
+    score_rows(model, prepared, batches_by_length(prepared.lengths, batch_tokens), take)
     require_finite(rows, np.asarray(np.isfinite(logits).all(axis=1)))
     return logits
 
 
 def score_rows(
     model: PreTrainedModel,
-    rows: Dataset,
-    collation: Collation,
+    rows: PreparedRows,
+    batches: Iterable[Places],
     take: Callable[[Places, Batch, Any], None],  # a model's outputs have no common type
-    batch_tokens: int = BATCH_TOKENS,
     call: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
-    """Give ``take`` the outputs for every row: the rows' places, their batch, and the outputs.
+    """Give ``take`` the outputs batch by batch: the rows' places, their batch, and the outputs.
 
     Rows are padded as in training. The model is used as it is, on its device and in its precision,
     in evaluation mode; ``call`` are further keywords of its call.
@@ -63,14 +63,13 @@ def score_rows(
     Raises
     ------
     TrainerError
-        If a row was not scored exactly once, which would be a fault of this function.
+        If a row was not scored exactly once, which would be a fault of ``batches``.
     """
-    prepared = PreparedRows(rows, collation)
     scored = np.zeros(len(rows), dtype=np.int64)
     model.train(mode=False)
     with torch.inference_mode():
-        for places in batches_by_length(prepared.lengths, batch_tokens):
-            batch, _ = prepared.batch(places.tolist())
+        for places in batches:
+            batch, _ = rows.batch(places.tolist())
             take(places, batch, model(**model_inputs(batch, model.device), **call))
             scored[places] += 1
     if not (scored == 1).all():

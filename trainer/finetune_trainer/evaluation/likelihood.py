@@ -14,14 +14,19 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluation.inference import Places, require_finite, score_rows
+from finetune_trainer.evaluation.inference import (
+    Places,
+    batches_by_length,
+    require_finite,
+    score_rows,
+)
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.training.language_rows import (
     TOKEN_WEIGHTS,
     WITHOUT_CACHE,
     LanguageBatches,
 )
-from finetune_trainer.training.rows import Batch
+from finetune_trainer.training.rows import Batch, PreparedRows
 
 BATCH_LOGITS = 1 << 27
 """Half a gigabyte in fp32; a single row may take more."""
@@ -66,7 +71,9 @@ def row_likelihoods(
 
     vocabulary = int(model.config.get_text_config().vocab_size)
     batch_tokens = max(1, batch_logits // vocabulary)
-    score_rows(model, rows, collation, take, batch_tokens, WITHOUT_CACHE)
+    prepared = PreparedRows(rows, collation)
+    batches = batches_by_length(prepared.lengths, batch_tokens)
+    score_rows(model, prepared, batches, take, WITHOUT_CACHE)
     if (tokens == 0).any():
         raise TrainerError(f"{int((tokens == 0).sum())} test rows have no counted token")
     require_finite(rows, np.isfinite(nll))

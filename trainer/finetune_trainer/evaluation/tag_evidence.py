@@ -15,7 +15,12 @@ from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.tagged import OUTSIDE
 from finetune_trainer.evaluation.class_evidence import PROOF_ROWS, spread_over_lengths
 from finetune_trainer.evaluation.findings import Findings, TestRows
-from finetune_trainer.evaluation.inference import Places, require_finite, score_rows
+from finetune_trainer.evaluation.inference import (
+    Places,
+    batches_by_length,
+    require_finite,
+    score_rows,
+)
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.spans import Told, finding_for, spans_of_plain
 from finetune_trainer.evaluation.tables import of_rows
@@ -27,7 +32,7 @@ from finetune_trainer.evaluation.tag_baselines import (
 )
 from finetune_trainer.evaluation.tagging import TagOutputs, score
 from finetune_trainer.models.proof import Pipeline, Proof, TokenAnswer, compare_tags
-from finetune_trainer.training.rows import NO_TAG, Batch
+from finetune_trainer.training.rows import NO_TAG, Batch, PreparedRows
 
 WORDS_PIPELINE = Pipeline(
     task="token-classification",
@@ -122,7 +127,8 @@ def _answers(test: TestRows) -> WordAnswers:
             tags[place], probabilities[place] = best.indices.numpy(), best.values.exp().numpy()
             nll[place] = -float(own[read].gather(1, labels[read][:, None]).sum())
 
-    score_rows(test.model, test.rows, test.collation, take)
+    rows = PreparedRows(test.rows, test.collation)
+    score_rows(test.model, rows, batches_by_length(rows.lengths), take)
     require_finite(test.rows, np.isfinite(nll))
     return WordAnswers(tags, probabilities, nll)
 
