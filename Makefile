@@ -131,6 +131,11 @@ bench-memory: env ## Measure what training holds against the memory estimate, on
 	@echo "bench-memory: real trainings of random models; every allocation of torch is counted"
 	@PYTHONPATH=tests $(BIN)/python tests/bench/memory.py 2>.cache/bench-memory.log || { tail -n 20 .cache/bench-memory.log; exit 1; }
 
+.PHONY: bench-trainer
+bench-trainer: env ## Measure the trainer against a plain Hugging Face Trainer (STORY="language" for one; 3 minutes each)
+	@echo "bench-trainer: real trainings of random models, taking turns on the same rows"
+	@PYTHONPATH=tests $(BIN)/python -m bench.trainer $(STORY) 2>.cache/bench-trainer.log || { tail -n 20 .cache/bench-trainer.log; exit 1; }
+
 .PHONY: mutants
 mutants: env ## Break the core and the cost code at random and count what the unit tests notice
 	@echo "mutants: core/ and cost/ against their tests in tests/unit, in a copy under .cache/mutants (long)"

@@ -1,0 +1,316 @@
+"""Measures our trainer against a plain Hugging Face Trainer at equal settings.
+
+`make bench-trainer` runs every story, `make bench-trainer STORY=language` one of them. Contenders
+take turns on the same rows, so that a ratio holds on a machine that others use too; figures are of
+this machine, ratios are what is compared. One thread each.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+import transformers
+
+from bench.paired import speed_ratio
+from bench.scoring import ways_of_scoring, write_test_rows
+from bench.turns import Block, Contender
+from bench.workloads import (
+    Workload,
+    classification,
+    images,
+    language,
+    write_classifier,
+    write_language_model,
+)
+from finetune_api.report import Progress
+from finetune_api.run import Env
+from finetune_trainer.environment import RankEnvironment
+from finetune_trainer.training.place import Place, variables
+from harness.processes import free_port
+
+GOAL = 0.97
+PACKED_GOAL = 2.5
+EVALUATION_GOAL = 1.0
+SORTED_GOAL = 1.5
+LONGEST_TEXT = 512
+SCORED_ROWS = 480
+SCORINGS = 6
+_MIB = 1 << 20
+_LOOK_SECONDS = 0.05
+START_GOAL = 1 / 1.1
+STARTS = 6
+say = partial(print, flush=True)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """How often each contender has its turn, and how many optimizer steps a turn is."""
+
+    count: int
+    block_steps: int
+
+    @property
+    def steps(self) -> int:
+        """All steps of a contender, the first block included, which is not counted."""
+        return (self.count + 1) * self.block_steps
+
+
+def environ() -> dict[str, str]:
+    """What both kinds of contender inherit: one thread, and no word from a hub."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def ours(name: str, workload: Workload, rounds: Rounds) -> Contender:
+    """Our trainer, as a rank."""
+    run = workload.run
+    named = workload.environment(run) | {Env.MASTER_PORT.value: str(free_port())}
+    environment = RankEnvironment.from_env(named)
+    return Contender(
+        name,
+        ["bench.our_rank", str(rounds.block_steps)],
+        variables(Place.of(run.gang, 0, 0), environment, run.gang, environ() | named),
+        workload.folder / f"{name}.log",
+    )
+
+
+def plain(workload: Workload, rounds: Rounds) -> Contender:
+    """The plain Trainer."""
+    return Contender(
+        "plain",
+        plain_command(workload, rounds.block_steps),
+        environ(),
+        workload.folder / "plain.log",
+    )
+
+
+def plain_command(workload: Workload, block_steps: int) -> list[str]:
+    """The plain Trainer's process, as arguments of ``python -m``."""
+    run_file = workload.folder / "plain.json"
+    run_file.write_text(workload.run.model_dump_json(by_alias=True))
+    return ["bench.plain_trainer", str(workload.folder), str(run_file), str(block_steps)]
+
+
+def blocks_of(contenders: list[Contender], rounds: Rounds) -> dict[str, list[Block]]:
+    """Give each its turns, in one order and the other; the same steps, and so the same rows."""
+    first = {one.name: one.turn() for one in contenders}
+    losses = [block.loss for block in first.values()]
+    if max(losses) - min(losses) > 0.01 * max(losses):
+        raise SystemExit(f"not the same work: the first block's loss is {first}")
+    made: dict[str, list[Block]] = {one.name: [] for one in contenders}
+    for number in range(rounds.count):
+        for one in contenders if number % 2 == 0 else reversed(contenders):
+            made[one.name].append(one.turn())
+    return made
+
+
+def compare(blocks: dict[str, list[Block]], name: str, other: str, goal: float | None) -> None:
+    """Print how fast ``name`` was beside ``other``, by the clock and by the processor's time."""
+    clock = speed_ratio(*([one.seconds for one in blocks[who]] for who in (name, other)))
+    cpu = speed_ratio(*([one.cpu_seconds for one in blocks[who]] for who in (name, other)))
+    verdict = "" if goal is None else f"; {clock.against(goal)}"
+    say(f"  {name} / {other}: {clock}{verdict}; of processor time {cpu}")
+
+
+def rates(blocks: dict[str, list[Block]], rows_per_block: int) -> None:
+    """Print rows and real tokens per second; every contender saw the same rows."""
+    tokens = sum(one.tokens for one in blocks["ours"])
+    for name, made in blocks.items():
+        seconds = sum(one.seconds for one in made)
+        say(
+            f"  {name}: {len(made) * rows_per_block / seconds:,.1f} rows/s, "
+            f"{tokens / seconds:,.0f} real tokens/s"
+        )
+
+
+def text(scratch: Path) -> None:
+    """Text classification, padded."""
+    rounds = Rounds(count=12, block_steps=3)
+    workload = classification(scratch, steps=rounds.steps)
+    with plain(workload, rounds) as theirs, ours("ours", workload, rounds) as own:
+        blocks = blocks_of([theirs, own], rounds)
+    rates(blocks, rounds.block_steps * workload.run.training.global_batch_size)
+    compare(blocks, "ours", "plain", GOAL)
+
+
+def causal(scratch: Path) -> None:
+    """Causal language models, padded and packed."""
+    rounds = Rounds(count=6, block_steps=1)
+    workload = language(scratch, steps=rounds.steps)
+    packed = workload.copied(scratch / "packed", packing=True)
+    with ExitStack() as ending:
+        contenders = [
+            ending.enter_context(plain(workload, rounds)),
+            ending.enter_context(ours("ours", workload, rounds)),
+            ending.enter_context(ours("packed", packed, rounds)),
+        ]
+        blocks = blocks_of(contenders, rounds)
+    rates(blocks, rounds.block_steps * workload.run.training.global_batch_size)
+    compare(blocks, "ours", "plain", GOAL)
+    compare(blocks, "packed", "ours", PACKED_GOAL)
+
+
+def pictures(scratch: Path) -> None:
+    """Image classification."""
+    rounds = Rounds(count=12, block_steps=3)
+    workload = images(scratch, steps=rounds.steps)
+    with plain(workload, rounds) as theirs, ours("ours", workload, rounds) as own:
+        blocks = blocks_of([theirs, own], rounds)
+    rates(blocks, rounds.block_steps * workload.run.training.global_batch_size)
+    compare(blocks, "ours", "plain", GOAL)
+
+
+def start(scratch: Path) -> None:
+    """From the start of the process to the end of the first step, launcher and rank."""
+    workload = classification(scratch, steps=3)
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    for number in range(-1, STARTS):
+        # The first of each only fills the machine's cache of files.
+        for name in ("ours", "plain") if number % 2 == 0 else ("plain", "ours"):
+            took = our_start(workload, number + 2) if name == "ours" else plain_start(workload)
+            if number >= 0:
+                seconds[name].append(took)
+    for name, took_all in seconds.items():
+        say(f"  {name}: {statistics.median(took_all):.2f} s from start to first step (median)")
+    ratio = speed_ratio(seconds["ours"], seconds["plain"])
+    say(f"  ours / plain: {ratio}; {ratio.against(START_GOAL)}")
+
+
+def plain_start(workload: Workload) -> float:
+    """Seconds until the plain Trainer has done a step."""
+    began = time.monotonic()
+    with Contender(
+        "plain", plain_command(workload, 1), environ(), workload.folder / "plain.log"
+    ) as one:
+        one.turn()
+        return time.monotonic() - began
+
+
+def our_start(workload: Workload, attempt: int) -> float:
+    """Seconds until `finetune-trainer train` says on /progress that a step is done."""
+    port = free_port()
+    named = {
+        **workload.environment(workload.run),
+        Env.ATTEMPT: str(attempt),
+        Env.MASTER_PORT: str(free_port()),
+        Env.LISTEN: f"127.0.0.1:{port}",
+    }
+    began = time.monotonic()
+    log = workload.folder / "start.log"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "finetune_trainer", "train"],
+        env=environ() | named,
+        stdout=subprocess.DEVNULL,
+        stderr=log.open("wb"),
+    )
+    try:
+        while step_of(port) < 1:
+            if process.poll() is not None:
+                raise SystemExit(f"our trainer ended early:\n{log.read_text()[-3000:]}")
+            time.sleep(_LOOK_SECONDS)
+        return time.monotonic() - began
+    finally:
+        process.kill()
+        process.wait()
+
+
+def step_of(port: int) -> int:
+    """The step that a trainer has reached; 0 while it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress") as reply:
+            return Progress.model_validate_json(reply.read()).step
+    except (urllib.error.URLError, ConnectionError):
+        return 0
+
+
+def evaluation(scratch: Path) -> None:
+    """Scoring in the evaluate step: rows per second, and memory over rows."""
+    torch.set_num_threads(1)
+    write_classifier(scratch / "bert", LONGEST_TEXT)
+    write_language_model(scratch / "llama")
+    for count in (SCORED_ROWS, 4 * SCORED_ROWS):
+        write_test_rows(scratch / f"{count}", count, LONGEST_TEXT, vocabulary=2048)
+    ways = ways_of_scoring(scratch / "bert", scratch / f"{SCORED_ROWS}")
+    logits = {name: way() for name, way in ways.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(SCORINGS):
+        for name in ways if number % 2 == 0 else reversed(ways):
+            began = time.perf_counter()
+            ways[name]()
+            seconds[name].append(time.perf_counter() - began)
+    for name, took in seconds.items():
+        gap = float(abs(logits[name] - logits["plain"]).max())
+        say(
+            f"  {name}: {SCORED_ROWS * SCORINGS / sum(took):,.1f} rows/s; logits at most {gap:.0e} "
+            "from plain's"
+        )
+    beside = speed_ratio(seconds["unsorted"], seconds["plain"])
+    say(f"  unsorted / plain: {beside}; {beside.against(EVALUATION_GOAL)}")
+    by_length = speed_ratio(seconds["ours"], seconds["unsorted"])
+    say(f"  ours / unsorted: {by_length}; {by_length.against(SORTED_GOAL)}")
+    for task, model in (("classification", "bert"), ("language", "llama")):
+        grown = [
+            growth_of_scoring(scratch / model, scratch / f"{count}", task)
+            for count in (SCORED_ROWS, 4 * SCORED_ROWS)
+        ]
+        say(
+            f"  memory, {task}: {grown[0] / _MIB:.1f} MiB for {SCORED_ROWS} rows, "
+            f"{grown[1] / _MIB:.1f} MiB for {4 * SCORED_ROWS}"
+        )
+
+
+def growth_of_scoring(model: Path, rows: Path, task: str) -> int:
+    """Bytes by which a fresh process grows while it scores rows."""
+    command = [sys.executable, "-m", "bench.scoring", str(model), str(rows), task]
+    done = subprocess.run(command, env=environ(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return int(done.stdout)
+
+
+STORIES: dict[str, Callable[[Path], None]] = {
+    "classification": text,
+    "language": causal,
+    "images": pictures,
+    "start": start,
+    "evaluation": evaluation,
+}
+
+
+def main() -> None:
+    """Run the stories that are named, or all."""
+    names = sys.argv[1:] or list(STORIES)
+    if unknown := set(names) - set(STORIES):
+        raise SystemExit(f"no story {sorted(unknown)}; there are {', '.join(STORIES)}")
+    say(
+        f"{platform.machine()}, {os.cpu_count()} cores, one thread each, "
+        f"torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
+    for name in names:
+        say(f"{name}: {STORIES[name].__doc__}")
+        with tempfile.TemporaryDirectory() as scratch:
+            STORIES[name](Path(scratch))
+
+
+if __name__ == "__main__":
+    main()
