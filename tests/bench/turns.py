@@ -20,11 +20,14 @@ from typing import IO, Self
 
 @dataclass(frozen=True)
 class Block:
-    """What some optimizer steps took: seconds by the clock and of the processor, and their loss."""
+    """What a piece of work took: seconds by the clock and of the processor.
+
+    Of optimizer steps also their loss, and their real tokens where they are counted.
+    """
 
     seconds: float
     cpu_seconds: float
-    loss: float
+    loss: float = 0.0
     tokens: int = 0
 
 

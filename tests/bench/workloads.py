@@ -103,8 +103,8 @@ def write_classifier(folder: Path, longest: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def language(folder: Path, *, steps: int, batch: int = 32, micro_batch: int = 8) -> Workload:
-    """Texts, and a Llama of three layers, hidden size 256, vocabulary 2,048, length 1,024."""
+def language(folder: Path, *, steps: int, batch: int = 16, micro_batch: int = 16) -> Workload:
+    """Texts, and a Llama of two layers, hidden size 192, vocabulary 2,048, length 1,024."""
     write_language_model(folder / "model")
     chance = random.Random(1)
     # The tokenizer has a token for each word, and the prepare step adds the one that ends a text.
@@ -128,11 +128,11 @@ def write_language_model(folder: Path) -> None:
     torch.manual_seed(7)
     config = LlamaConfig(
         vocab_size=2048,
-        hidden_size=256,
-        intermediate_size=768,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=4,
+        hidden_size=192,
+        intermediate_size=576,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=3,
         max_position_embeddings=LONGEST,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -142,9 +142,9 @@ def write_language_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def images(folder: Path, *, steps: int, batch: int = 32) -> Workload:
+def images(folder: Path, *, steps: int, batch: int = 16) -> Workload:
     """Scikit-learn's digits at 64 × 64 pixels, and a ResNet of four blocks."""
-    write_digits(folder / "digits")
+    write_digits(folder / "digits", _before_split(steps * batch))
     names = [str(digit) for digit in range(10)]
     torch.manual_seed(7)
     config = ResNetConfig(
