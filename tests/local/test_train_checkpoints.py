@@ -6,7 +6,10 @@ Written by the real store, of a gang of one rank; damaged on disk as disks and k
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -280,3 +283,23 @@ def test_deepspeed_still_has_the_switch_that_keeps_it_from_compiling() -> None:
 
     assert ShareMemCommBuilder.NAME == "deepspeed_shm_comm"
     assert ShareMemCommBuilder.NAME in deepspeed.ops.__compatible_ops__
+
+
+def test_a_rank_starts_without_a_compiler_and_without_what_only_evaluation_needs() -> (
+    None
+):
+    program = """
+import sys
+import torch.distributed as dist
+from finetune_trainer.training.session import join_process_group
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+join_process_group("gloo")
+import deepspeed.ops
+print(deepspeed.ops.__compatible_ops__, "sklearn" in sys.modules)
+"""
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "RANK": "0", "WORLD_SIZE": "1"}
+    environment |= {"LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "{'deepspeed_shm_comm': False} False"
