@@ -14,33 +14,33 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
 
+from bench.contenders import (
+    Contender,
+    Rounds,
+    environ,
+    our_start,
+    ours,
+    plain,
+    plain_start,
+)
 from bench.paired import speed_ratio
 from bench.scoring import ways_of_scoring, write_test_rows
-from bench.turns import Block, Contender
+from bench.turns import Block
 from bench.workloads import (
-    Workload,
     classification,
     images,
     language,
     write_classifier,
     write_language_model,
 )
-from finetune_api.report import Progress
-from finetune_api.run import Env
-from finetune_trainer.environment import RankEnvironment
-from finetune_trainer.training.place import Place, variables
-from harness.processes import free_port
 
 GOAL = 0.97
 PACKED_GOAL = 2.5
@@ -51,64 +51,9 @@ SCORED_ROWS = 320
 SCORINGS = 6
 _MIB = 1 << 20
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-_LOOK_SECONDS = 0.05
 START_GOAL = 1 / 1.1
-STARTS = 6
+STARTS = 5
 say = partial(print, flush=True)
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """How often each contender has its turn, and how many optimizer steps a turn is."""
-
-    count: int
-    block_steps: int
-
-    @property
-    def steps(self) -> int:
-        """All steps of a contender, the first block included, which is not counted."""
-        return (self.count + 1) * self.block_steps
-
-
-def environ() -> dict[str, str]:
-    """What both kinds of contender inherit: one thread, and no word from a hub."""
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
-def ours(name: str, workload: Workload, rounds: Rounds) -> Contender:
-    """Our trainer, as a rank."""
-    run = workload.run
-    named = workload.environment(run) | {Env.MASTER_PORT.value: str(free_port())}
-    environment = RankEnvironment.from_env(named)
-    return Contender(
-        name,
-        ["bench.our_rank", str(rounds.block_steps)],
-        variables(Place.of(run.gang, 0, 0), environment, run.gang, environ() | named),
-        workload.folder / f"{name}.log",
-    )
-
-
-def plain(workload: Workload, rounds: Rounds) -> Contender:
-    """The plain Trainer."""
-    return Contender(
-        "plain",
-        plain_command(workload, rounds.block_steps),
-        environ(),
-        workload.folder / "plain.log",
-    )
-
-
-def plain_command(workload: Workload, block_steps: int) -> list[str]:
-    """The plain Trainer's process, as arguments of ``python -m``."""
-    run_file = workload.folder / "plain.json"
-    run_file.write_text(workload.run.model_dump_json(by_alias=True))
-    return ["bench.plain_trainer", str(workload.folder), str(run_file), str(block_steps)]
 
 
 def blocks_of(contenders: list[Contender], rounds: Rounds) -> dict[str, list[Block]]:
@@ -183,64 +128,18 @@ def pictures(scratch: Path) -> None:
 def start(scratch: Path) -> None:
     """From the start of the process to the end of the first step, launcher and rank."""
     workload = classification(scratch, steps=3)
-    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    made: dict[str, list[Block]] = {"ours": [], "plain": []}
     for number in range(-1, STARTS):
         # The first of each only fills the machine's cache of files.
         for name in ("ours", "plain") if number % 2 == 0 else ("plain", "ours"):
             took = our_start(workload, number + 2) if name == "ours" else plain_start(workload)
             if number >= 0:
-                seconds[name].append(took)
-    for name, took_all in seconds.items():
-        say(f"  {name}: {statistics.median(took_all):.2f} s from start to first step (median)")
-    ratio = speed_ratio(seconds["ours"], seconds["plain"])
-    say(f"  ours / plain: {ratio}; {ratio.against(START_GOAL)}")
-
-
-def plain_start(workload: Workload) -> float:
-    """Seconds until the plain Trainer has done a step."""
-    began = time.monotonic()
-    with Contender(
-        "plain", plain_command(workload, 1), environ(), workload.folder / "plain.log"
-    ) as one:
-        one.turn()
-        return time.monotonic() - began
-
-
-def our_start(workload: Workload, attempt: int) -> float:
-    """Seconds until `finetune-trainer train` says on /progress that a step is done."""
-    port = free_port()
-    named = {
-        **workload.environment(workload.run),
-        Env.ATTEMPT: str(attempt),
-        Env.MASTER_PORT: str(free_port()),
-        Env.LISTEN: f"127.0.0.1:{port}",
-    }
-    began = time.monotonic()
-    log = workload.folder / "start.log"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "finetune_trainer", "train"],
-        env=environ() | named,
-        stdout=subprocess.DEVNULL,
-        stderr=log.open("wb"),
-    )
-    try:
-        while step_of(port) < 1:
-            if process.poll() is not None:
-                raise SystemExit(f"our trainer ended early:\n{log.read_text()[-3000:]}")
-            time.sleep(_LOOK_SECONDS)
-        return time.monotonic() - began
-    finally:
-        process.kill()
-        process.wait()
-
-
-def step_of(port: int) -> int:
-    """The step that a trainer has reached; 0 while it does not answer."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress") as reply:
-            return Progress.model_validate_json(reply.read()).step
-    except (urllib.error.URLError, ConnectionError):
-        return 0
+                made[name].append(took)
+    for name, starts in made.items():
+        seconds = statistics.median(one.seconds for one in starts)
+        cpu_seconds = statistics.median(one.cpu_seconds for one in starts)
+        say(f"  {name}: {seconds:.2f} s to the first step, {cpu_seconds:.2f} s of processor time")
+    compare(made, "ours", "plain", START_GOAL)
 
 
 def evaluation(scratch: Path) -> None:

@@ -8,14 +8,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import IO, Self
 
 
 @dataclass(frozen=True)
@@ -56,58 +51,3 @@ class Turns:
 
     def _go(self) -> None:
         self._began, self._cpu_began = time.perf_counter(), time.process_time()
-
-
-class Contender:
-    """The other side: a training that is given turns."""
-
-    def __init__(
-        self, name: str, command: list[str], environ: Mapping[str, str], log: Path
-    ) -> None:
-        self.name = name
-        self._log = log
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("wb"),
-            env=dict(environ),
-            text=True,
-        )
-        self._started = False
-
-    def turn(self) -> Block:
-        """Let it do a block; the first turn is the one that it began with."""
-        if self._started:
-            self._to.write("go\n")
-            self._to.flush()
-        self._started = True
-        line = self._from.readline()
-        if not line:
-            raise SystemExit(f"{self.name} ended early:\n{self._log.read_text()[-3000:]}")
-        return Block(**json.loads(line))
-
-    @property
-    def _to(self) -> IO[str]:
-        assert self._process.stdin is not None
-        return self._process.stdin
-
-    @property
-    def _from(self) -> IO[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    def __enter__(self) -> Self:
-        """Nothing to do: it runs already."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End it."""
-        self._to.close()
-        self._process.kill()
-        self._process.wait()
