@@ -82,10 +82,8 @@ def rates(blocks: dict[str, list[Block]], rows_per_block: int) -> None:
     tokens = sum(one.tokens for one in blocks["ours"])
     for name, made in blocks.items():
         seconds = sum(one.seconds for one in made)
-        say(
-            f"  {name}: {len(made) * rows_per_block / seconds:,.1f} rows/s, "
-            f"{tokens / seconds:,.0f} real tokens/s"
-        )
+        real = f", {tokens / seconds:,.0f} real tokens/s" if tokens else ""
+        say(f"  {name}: {len(made) * rows_per_block / seconds:,.1f} rows/s{real}")
 
 
 def text(scratch: Path) -> None:
