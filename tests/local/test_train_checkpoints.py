@@ -285,9 +285,7 @@ def test_deepspeed_still_has_the_switch_that_keeps_it_from_compiling() -> None:
     assert ShareMemCommBuilder.NAME in deepspeed.ops.__compatible_ops__
 
 
-def test_a_rank_starts_without_a_compiler_and_without_what_only_evaluation_needs() -> (
-    None
-):
+def test_a_rank_starts_without_a_compiler_and_without_what_only_evaluation_needs() -> None:
     program = """
 import sys
 import torch.distributed as dist
