@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluation import baselines
+from finetune_trainer.evaluation import tfidf
 from finetune_trainer.evaluation.baselines import (
     Baseline,
     Fitted,
@@ -107,7 +107,7 @@ def test_too_few_units_for_folds_leave_the_accuracy_unsaid() -> None:
 def test_a_class_that_the_drawn_rows_lack_keeps_its_column(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(baselines, "FIT_ROWS", 40)
+    monkeypatch.setattr(tfidf, "FIT_ROWS", 40)
     texts = [f"good {number}" for number in range(100)] + [f"bad {number}" for number in range(100)]
     labels = [0] * 100 + [2] * 100
     fitted = fit_baselines([*texts, "rare"], [*labels, 1], range(201), SEED)

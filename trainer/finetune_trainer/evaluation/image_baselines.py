@@ -5,7 +5,7 @@ Dalal and Triggs, CVPR 2005), which say where edges run. Folds within the traini
 between them, and how much the regression is held back.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from finetune_trainer.evaluation.baselines import (
     Floats,
     Integers,
     Majority,
-    class_folds,
     load_majority,
     save_majority,
 )
+from finetune_trainer.evaluation.search import Choice, Folds, class_folds, search, units_of
 from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
 
 SEARCH_ROWS = 4000
@@ -137,9 +137,9 @@ def fit_image_baselines(
     rows and seed give the same baselines. ``images`` are read one by one, and may lie on disk.
     """
     shares = np.bincount(labels) / len(labels)
-    _, units = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    search = drawn(len(labels), SEARCH_ROWS, seed)
-    chosen = _search([images[row] for row in search], labels[search], units[search], seed)
+    searched = drawn(len(labels), SEARCH_ROWS, seed)
+    folds = class_folds(labels[searched], units_of(groups)[searched], seed)
+    chosen = _search([images[row] for row in searched], labels[searched], folds)
     fit = drawn(len(labels), FIT_ROWS, seed)
     lines = _described((images[row] for row in fit), chosen.features)
     scale, classifier = _fitted(lines, labels[fit], chosen.strength)
@@ -161,45 +161,30 @@ def fit_image_baselines(
             "folds": str(chosen.folds),
             "rows": str(len(fit)),
         },
-        cross_validated=chosen.accuracy,
+        cross_validated=chosen.score,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """What a search ended with; without folds it is the first candidate, unmeasured."""
+def _search(images: Sequence[Pixels], labels: Integers, folds: Folds) -> Choice[str]:
+    described = {features: _described(images, features) for features in _FEATURES} if folds else {}
 
-    features: str
-    strength: float
-    accuracy: float | None
-    folds: int
+    def fit(features: str, train: Integers, held: Integers) -> Callable[[float], Integers]:
+        lines = described[features]
 
+        def told(strength: float) -> Integers:
+            scale, classifier = _fitted(lines[train], labels[train], strength)
+            return np.asarray(classifier.predict(scale.transform(lines[held])))
 
-def _search(images: Sequence[Pixels], labels: Integers, units: Integers, seed: int) -> _Choice:
-    """Try every setting in every fold; the best accuracy wins, the simpler setting in a tie."""
-    folds = list(class_folds(labels, units, seed))
-    if not folds:
-        return _Choice(features="pixels", strength=0.01, accuracy=None, folds=0)
-    right = dict(_right(images, labels, folds))
-    features, strength = max(right, key=lambda setting: right[setting])
-    scored = sum(len(held) for _, held in folds)
-    accuracy = right[features, strength] / scored
-    return _Choice(features=features, strength=strength, accuracy=accuracy, folds=len(folds))
+        return told
 
-
-def _right(
-    images: Sequence[Pixels], labels: Integers, folds: Sequence[tuple[Integers, Integers]]
-) -> Iterator[tuple[tuple[str, float], int]]:
-    """How many held rows each setting tells right, over all folds."""
-    for features in _FEATURES:
-        lines = _described(images, features)
-        for strength in _STRENGTHS:
-            right = 0
-            for train, held in folds:
-                scale, classifier = _fitted(lines[train], labels[train], strength)
-                told = classifier.predict(scale.transform(lines[held]))
-                right += int(np.count_nonzero(told == labels[held]))
-            yield (features, strength), right
+    return search(
+        list(_FEATURES),
+        _STRENGTHS,
+        folds,
+        default=("pixels", 0.01),
+        fit=fit,
+        score=lambda rows, told: float((np.concatenate(told) == labels[rows]).mean()),
+    )
 
 
 def _fitted(lines: Features, labels: Integers, strength: float) -> tuple[Any, Any]:
