@@ -347,6 +347,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="class",
         learning_rate=5e-5,
         max_length=None,
+        by_group=(Metric.ACCURACY, *RATES),
         weighs_classes=True,
         balances_rows=True,
     ),

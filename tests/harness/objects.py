@@ -548,9 +548,9 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(_TAGS, {"spec.evaluation.threshold": "0.5"}),
     ),
     RuleExample(
-        "evaluation.groups: image-classification is not measured by groups",
-        accepted=_IMAGES,
-        rejected=changed(_IMAGES, {"spec.evaluation.groups": ["domain"]}),
+        "evaluation.gate: groups of image-classification are compared by",
+        accepted=_grouped(_IMAGES, metric="accuracy"),
+        rejected=_grouped(_IMAGES, metric="macroF1"),
     ),
     RuleExample(
         "evaluation.threshold: image-classification tells no labels",

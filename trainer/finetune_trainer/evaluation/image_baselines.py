@@ -27,7 +27,7 @@ from finetune_trainer.evaluation.baselines import (
     load_majority,
     save_majority,
 )
-from finetune_trainer.evaluation.search import Choice, Folds, class_folds, search, units_of
+from finetune_trainer.evaluation.search import Choice, Fitted, Folds, class_folds, search, units_of
 from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
 
 SEARCH_ROWS = 4000
@@ -118,19 +118,9 @@ def _described(images: Iterable[Pixels], features: str) -> Features:
     return np.stack([_FEATURES[features](image) for image in images])
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedImages:
-    """Both baselines, what cross-validation within the training rows chose, and how that did."""
-
-    majority: Majority
-    pixels: PixelLogistic
-    settings: dict[str, str]
-    cross_validated: float | None
-
-
 def fit_image_baselines(
     images: Sequence[Pixels], labels: Integers, groups: Sequence[object], seed: int
-) -> FittedImages:
+) -> tuple[Fitted[Majority], Fitted[PixelLogistic]]:
     """Fit majority and features on the training rows.
 
     ``labels`` are class numbers from 0 without gaps; rows of one group stay in one fold. The same
@@ -144,24 +134,26 @@ def fit_image_baselines(
     lines = _described((images[row] for row in fit), chosen.features)
     scale, classifier = _fitted(lines, labels[fit], chosen.strength)
     coefficients, intercepts = _by_class(classifier)
-    return FittedImages(
-        majority=Majority(tuple(shares.tolist())),
-        pixels=PixelLogistic(
-            features=chosen.features,
-            classes=len(shares),
-            known=np.asarray(classifier.classes_, dtype=np.int64),
-            mean=scale.mean_,
-            deviation=scale.scale_,
-            coefficients=coefficients,
-            intercepts=intercepts,
+    return (
+        Fitted(baseline=Majority(tuple(shares.tolist())), cross_validated=float(shares.max())),
+        Fitted(
+            baseline=PixelLogistic(
+                features=chosen.features,
+                classes=len(shares),
+                known=np.asarray(classifier.classes_, dtype=np.int64),
+                mean=scale.mean_,
+                deviation=scale.scale_,
+                coefficients=coefficients,
+                intercepts=intercepts,
+            ),
+            settings={
+                "features": chosen.features,
+                "C": f"{chosen.strength:g}",
+                "folds": str(chosen.folds),
+                "rows": str(len(fit)),
+            },
+            cross_validated=chosen.score,
         ),
-        settings={
-            "features": chosen.features,
-            "C": f"{chosen.strength:g}",
-            "folds": str(chosen.folds),
-            "rows": str(len(fit)),
-        },
-        cross_validated=chosen.score,
     )
 
 
@@ -204,7 +196,7 @@ def _by_class(classifier: Any) -> tuple[Floats, Floats]:
     return coefficients, intercepts
 
 
-def save_image_baselines(fitted: FittedImages, folder: Path) -> None:
+def save_image_baselines(majority: Majority, pixels: PixelLogistic, folder: Path) -> None:
     """Write the baselines as JSON and safetensors; nothing in them runs when it is read.
 
     Raises
@@ -213,8 +205,7 @@ def save_image_baselines(fitted: FittedImages, folder: Path) -> None:
         If the disk fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_majority(fitted.majority, folder)
-    pixels = fitted.pixels
+    save_majority(majority, folder)
     arrays = {
         "known": pixels.known,
         "mean": pixels.mean,

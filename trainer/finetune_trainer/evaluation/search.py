@@ -5,12 +5,15 @@ regression, in folds within the training rows.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+from finetune_api.datareport import BaselineFit
+from finetune_api.tasks import Baseline
 
 Integers = NDArray[np.int64]
 Folds = Sequence[tuple[Integers, Integers]]
@@ -30,6 +33,35 @@ class Choice(Generic[F]):
     strength: float
     score: float | None
     folds: int
+
+
+class Named(Protocol):
+    """Any baseline."""
+
+    @property
+    def name(self) -> Baseline:
+        """How reports and gates call it."""
+
+
+B = TypeVar("B", bound=Named)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Generic[B]):
+    """A baseline with what folds within the training rows chose, and how that did there."""
+
+    baseline: B
+    settings: dict[str, str] = field(default_factory=dict)
+    cross_validated: float | None
+
+    def report(self, select: float) -> BaselineFit:
+        """What the prepare step says of it; ``select`` is its score on the select rows."""
+        return BaselineFit(
+            name=self.baseline.name,
+            settings=self.settings,
+            cross_validated=self.cross_validated,
+            select=select,
+        )
 
 
 def search(
