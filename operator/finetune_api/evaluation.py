@@ -138,7 +138,8 @@ class Evaluation(Contract):
             description="The probability from which a label is told, such as '0.5', or tune: for "
             "each label the one of the best F1 on the select rows. Of two classes it is that of "
             "the last, by the mean F1 of both; more than two have none. It leaves with the model, "
-            "in its configuration and card. Baselines keep 0.5."
+            "in its configuration and card. Where it is tuned the baselines get theirs by the same "
+            "rule; beside a number they keep 0.5."
         ),
     ] = None
     resamples: Annotated[

@@ -24,6 +24,10 @@ Metrics = Annotated[dict[Metric, Interval], Field(max_length=20)]
 """Figures on the test rows by name; those of a task stand in ``tasks.TASKS``."""
 
 
+Thresholds = Annotated[dict[ShortText, Annotated[float, Field(ge=0, le=1)]], Field(max_length=200)]
+"""From which probability on each label is told."""
+
+
 class ClassScores(Contract):
     """One class on the test rows."""
 
@@ -270,11 +274,18 @@ class EvaluationReport(Contract):
     ] = ()
     calibration: Annotated[Calibration | None, Field(description="Of tasks with one class.")] = None
     thresholds: Annotated[
-        dict[ShortText, Annotated[float, Field(ge=0, le=1)]],
+        Thresholds,
         Field(
-            max_length=200,
             description="Where evaluation.threshold is set: the probability from which a label is "
-            "told; of two classes that of the last.",
+            "told; of two classes that of the last."
+        ),
+    ] = Field(default_factory=dict)
+    baseline_thresholds: Annotated[
+        dict[Baseline, Thresholds],
+        Field(
+            max_length=10,
+            description="Where evaluation.threshold is tune: those of the baselines, by the same "
+            "rule on the same select rows.",
         ),
     ] = Field(default_factory=dict)
     generations: Annotated[

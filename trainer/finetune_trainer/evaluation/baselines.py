@@ -4,18 +4,19 @@
 and scores the same test rows as the model.
 """
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline as BaselineName
-from finetune_trainer.evaluation.search import class_folds, units_of
+from finetune_trainer.evaluation.search import Fitted, class_folds, units_of
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
@@ -30,6 +31,7 @@ Integers = NDArray[np.int64]
 _STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 _ITERATIONS = 300
 _MAJORITY_FILE = "majority.json"
+_SELECT_FILE = "select.safetensors"
 
 
 class Baseline(Protocol):
@@ -74,18 +76,9 @@ class TfidfLogistic:
         return probabilities
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A baseline with what cross-validation within the training rows chose, and how that did."""
-
-    baseline: Baseline
-    settings: dict[str, str]
-    cross_validated_accuracy: float | None
-
-
 def fit_baselines(
     texts: Sequence[str], labels: Sequence[int], groups: Sequence[object], seed: int
-) -> list[Fitted]:
+) -> tuple[Fitted[Majority], Fitted[TfidfLogistic]]:
     """Fit majority and TF-IDF on the training rows.
 
     ``labels`` are class numbers from 0 without gaps; rows of one group (equal inputs, or the
@@ -103,18 +96,16 @@ def fit_baselines(
         score=lambda rows, told: float((np.concatenate(told) == targets[rows]).mean()),
         seed=seed,
     )
-    return [
-        Fitted(
-            baseline=majority, settings={}, cross_validated_accuracy=float(max(majority.shares))
-        ),
+    return (
+        Fitted(baseline=majority, cross_validated=float(max(majority.shares))),
         Fitted(
             baseline=TfidfLogistic(
                 tfidf.ngrams, len(majority.shares), tfidf.vectorizer, tfidf.learned
             ),
             settings=tfidf.settings,
-            cross_validated_accuracy=tfidf.score,
+            cross_validated=tfidf.score,
         ),
-    ]
+    )
 
 
 def _classifier(strength: float) -> Any:
@@ -135,6 +126,30 @@ def load_majority(folder: Path) -> Majority:
     """Read what ``save_majority`` wrote."""
     saved = _SavedMajority.model_validate_json((folder / _MAJORITY_FILE).read_bytes())
     return Majority(saved.shares)
+
+
+def save_select(probabilities: Mapping[BaselineName, Floats], folder: Path) -> None:
+    """Keep what baselines say of the select rows, ``[rows, classes]``: it tunes their thresholds.
+
+    ``evaluate`` has the select rows as the model reads them, and no texts.
+    """
+    whole = {name.value: np.ascontiguousarray(values) for name, values in probabilities.items()}
+    save_file(whole, folder / _SELECT_FILE)
+
+
+def load_select(folder: Path) -> Mapping[BaselineName, Floats]:
+    """Read what ``save_select`` wrote.
+
+    Raises
+    ------
+    DataError
+        If it is missing.
+    StorageError
+        If it can't be read.
+    """
+    with reading_baselines(folder):
+        kept = load_file(folder / _SELECT_FILE)
+    return {BaselineName(name): values for name, values in kept.items()}
 
 
 def save_baselines(baselines: Sequence[Baseline], folder: Path) -> None:

@@ -12,13 +12,15 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from finetune_api.datareport import BaselineFit
+from finetune_api.tasks import Baseline as BaselineName
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.baselines import (
     Baseline,
-    Fitted,
     fit_baselines,
     load_baselines,
+    load_select,
     save_baselines,
+    save_select,
 )
 from finetune_trainer.evaluation.calibration import calibrate
 from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
@@ -26,7 +28,7 @@ from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Integers, log_probabilities
 from finetune_trainer.evaluation.tables import named, of_rows, vectors
-from finetune_trainer.evaluation.thresholds import mean_f1, threshold
+from finetune_trainer.evaluation.thresholds import TUNE, mean_f1, threshold
 from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
 
 PROOF_ROWS = 16
@@ -58,17 +60,12 @@ class ClassEvidence:
         save_baselines([one.baseline for one in fitted], folder)
         texts = [row.input for row in select]
         truth = np.asarray([numbers[row.target] for row in select])
-
-        def fit_of(one: Fitted) -> BaselineFit:
-            predicted = one.baseline.predict_proba(texts).argmax(axis=1)
-            return BaselineFit(
-                name=one.baseline.name,
-                settings=one.settings,
-                cross_validated=one.cross_validated_accuracy,
-                select=float((predicted == truth).mean()),
-            )
-
-        return tuple(fit_of(one) for one in fitted)
+        told = {one.baseline.name: one.baseline.predict_proba(texts) for one in fitted}
+        save_select(told, folder)
+        return tuple(
+            one.report(float((told[one.baseline.name].argmax(axis=1) == truth).mean()))
+            for one in fitted
+        )
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, in the same order."""
@@ -88,6 +85,7 @@ class ClassEvidence:
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
             threshold=cut,
+            baseline_thresholds=_baseline_thresholds(test, select_labels),
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
@@ -98,6 +96,10 @@ class ClassEvidence:
                 groups=by_group(outputs, test.grouped),
                 calibration=calibrate(select, select_labels, outputs.logits, outputs.labels),
                 thresholds={} if cut is None else {outputs.names[1]: cut},
+                baseline_thresholds={
+                    name: {outputs.names[1]: own}
+                    for name, own in outputs.baseline_thresholds.items()
+                },
             ),
             predictions=predictions_table(test, outputs),
             proof=Proof(
@@ -116,6 +118,16 @@ def _threshold(test: TestRows, logits: NDArray[np.float32], labels: Integers) ->
         return None
     last = np.exp(log_probabilities(logits))[:, 1]
     return threshold(asked, last, labels == 1, mean_f1)
+
+
+def _baseline_thresholds(test: TestRows, labels: Integers) -> dict[BaselineName, float]:
+    """Those that the same rule finds for the baselines, on the same select rows."""
+    if test.run.evaluation.threshold != TUNE:
+        return {}
+    return {
+        name: threshold(TUNE, values[:, 1], labels == 1, mean_f1)
+        for name, values in load_select(test.baselines).items()
+    }
 
 
 def predictions_table(

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation.multilabel import THRESHOLD, Flags, figures, sigmoid
-from finetune_trainer.evaluation.search import group_folds, units_of
+from finetune_trainer.evaluation.search import Fitted, group_folds, units_of
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
@@ -65,20 +65,9 @@ class TfidfLabels:
         return _probabilities((self.coefficients, self.intercepts), vectors)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedLabels:
-    """Both baselines; what cross-validation within the training rows chose, and micro F1 there."""
-
-    shares: Shares
-    shares_f1: float
-    tfidf: TfidfLabels
-    tfidf_f1: float | None
-    settings: dict[str, str]
-
-
 def fit_label_baselines(
     texts: Sequence[str], truth: Flags, groups: Sequence[object], seed: int
-) -> FittedLabels:
+) -> tuple[Fitted[Shares], Fitted[TfidfLabels]]:
     """Fit shares and TF-IDF on the training rows; ``truth`` is ``[rows, labels]``.
 
     Rows of one group (equal inputs, or the group column's value) stay in one fold. The same rows
@@ -95,12 +84,13 @@ def fit_label_baselines(
         score=lambda rows, told: micro_f1(truth[rows], np.concatenate(told)),
         seed=seed,
     )
-    return FittedLabels(
-        shares=shares,
-        shares_f1=micro_f1(truth, shares.predict_proba(texts)),
-        tfidf=TfidfLabels(tfidf.ngrams, tfidf.vectorizer, *tfidf.learned),
-        tfidf_f1=tfidf.score,
-        settings=tfidf.settings,
+    return (
+        Fitted(baseline=shares, cross_validated=micro_f1(truth, shares.predict_proba(texts))),
+        Fitted(
+            baseline=TfidfLabels(tfidf.ngrams, tfidf.vectorizer, *tfidf.learned),
+            settings=tfidf.settings,
+            cross_validated=tfidf.score,
+        ),
     )
 
 

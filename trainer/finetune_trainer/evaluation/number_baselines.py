@@ -15,7 +15,7 @@ from sklearn.linear_model import Ridge
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline
-from finetune_trainer.evaluation.search import group_folds, units_of
+from finetune_trainer.evaluation.search import Fitted, group_folds, units_of
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
@@ -63,20 +63,9 @@ class TfidfRidge:
         return np.asarray(vectors @ self.coefficients + self.intercept, dtype=np.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedNumbers:
-    """Both baselines; what cross-validation within the training rows chose, and the RMSE there."""
-
-    mean: Mean
-    mean_rmse: float
-    tfidf: TfidfRidge
-    tfidf_rmse: float | None
-    settings: dict[str, str]
-
-
 def fit_number_baselines(
     texts: Sequence[str], numbers: Sequence[float], groups: Sequence[object], seed: int
-) -> FittedNumbers:
+) -> tuple[Fitted[Mean], Fitted[TfidfRidge]]:
     """Fit mean and TF-IDF on the training rows.
 
     Rows of one group (equal inputs, or the group column's value) stay in one fold. The same rows
@@ -90,24 +79,27 @@ def fit_number_baselines(
         strengths=("alpha", _STRENGTHS),
         learn=lambda vectors, rows, strength: Ridge(alpha=strength).fit(vectors, targets[rows]),
         tell=lambda ridge, vectors: ridge.predict(vectors),
-        score=lambda rows, told: -_rmse(np.concatenate(told) - targets[rows]),
+        score=lambda rows, told: -rmse(np.concatenate(told) - targets[rows]),
         seed=seed,
     )
-    return FittedNumbers(
-        mean=Mean(value=float(targets.mean())),
-        mean_rmse=float(targets.std()),
-        tfidf=TfidfRidge(
-            tfidf.ngrams,
-            tfidf.vectorizer,
-            np.asarray(tfidf.learned.coef_, dtype=np.float64),
-            float(tfidf.learned.intercept_),
+    ridge = tfidf.learned
+    return (
+        Fitted(baseline=Mean(value=float(targets.mean())), cross_validated=float(targets.std())),
+        Fitted(
+            baseline=TfidfRidge(
+                tfidf.ngrams,
+                tfidf.vectorizer,
+                np.asarray(ridge.coef_, dtype=np.float64),
+                float(ridge.intercept_),
+            ),
+            settings=tfidf.settings,
+            cross_validated=None if tfidf.score is None else -tfidf.score,
         ),
-        tfidf_rmse=None if tfidf.score is None else -tfidf.score,
-        settings=tfidf.settings,
     )
 
 
-def _rmse(gaps: Floats) -> float:
+def rmse(gaps: Floats) -> float:
+    """The root of their mean square."""
     return float(np.sqrt(np.square(gaps).mean()))
 
 

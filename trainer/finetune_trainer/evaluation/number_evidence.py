@@ -16,6 +16,7 @@ from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.number_baselines import (
     fit_number_baselines,
     load_number_baselines,
+    rmse,
     save_number_baselines,
 )
 from finetune_trainer.evaluation.regression import NumberOutputs, by_group, score
@@ -39,27 +40,16 @@ class NumberEvidence:
         folder: Path,
     ) -> tuple[BaselineFit, ...]:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
-        fitted = fit_number_baselines(
+        mean, tfidf = fit_number_baselines(
             [row.input for row in train],
             [row.target for row in train],
             [row.unit for row in train],
             seed,
         )
-        save_number_baselines(fitted.mean, fitted.tfidf, folder)
+        save_number_baselines(mean.baseline, tfidf.baseline, folder)
         texts = [row.input for row in select]
         truth = np.asarray([row.target for row in select], dtype=np.float64)
-        return tuple(
-            BaselineFit(
-                name=baseline.name,
-                settings=settings,
-                cross_validated=rmse,
-                select=float(np.sqrt(np.mean((baseline.predict(texts) - truth) ** 2))),
-            )
-            for baseline, settings, rmse in (
-                (fitted.mean, {}, fitted.mean_rmse),
-                (fitted.tfidf, fitted.settings, fitted.tfidf_rmse),
-            )
-        )
+        return tuple(one.report(rmse(one.baseline.predict(texts) - truth)) for one in (mean, tfidf))
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, in the same order."""

@@ -31,6 +31,7 @@ class Scores:
     groups: tuple[GroupsReport, ...] = ()
     calibration: Calibration | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    baseline_thresholds: Mapping[Baseline, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -194,6 +194,7 @@ def _report(
         groups=tuple(shortened(report) for report in scores.groups),
         calibration=scores.calibration,
         thresholds=dict(scores.thresholds),
+        baseline_thresholds={name: dict(cuts) for name, cuts in scores.baseline_thresholds.items()},
         generations=findings.generations,
         mistakes=findings.mistakes,
         gate=gate,

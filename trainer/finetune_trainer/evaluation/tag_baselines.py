@@ -23,6 +23,7 @@ from finetune_trainer.data.tagged import OUTSIDE, Tags, Words
 from finetune_trainer.evaluation.metrics import Floats
 from finetune_trainer.evaluation.search import (
     Choice,
+    Fitted,
     Folds,
     Integers,
     group_folds,
@@ -101,17 +102,6 @@ class WordFeatures:
         return made
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedTaggers:
-    """Both; what cross-validation within the training rows chose, and micro F1 there."""
-
-    majority: WordMajority
-    majority_f1: float
-    features: WordFeatures
-    features_f1: float | None
-    settings: dict[str, str]
-
-
 def features_of(words: Words) -> list[set[str]]:
     """What each word of a row looks like: itself, its shape and affixes, and its neighbors."""
     return [set(_features(words, place)) for place in range(len(words))]
@@ -148,7 +138,7 @@ def fit_taggers(
     groups: Sequence[object],
     finding: Finding,
     seed: int,
-) -> FittedTaggers:
+) -> tuple[Fitted[WordMajority], Fitted[WordFeatures]]:
     """Fit both on the training rows; those of one group stay in one fold."""
     majority = fit_majority(rows, tags)
     searched = _rows_of(rows, SEARCH_WORDS, seed)
@@ -157,12 +147,19 @@ def fit_taggers(
         [rows[row] for row in searched], [tags[row] for row in searched], folds, finding
     )
     fit = _rows_of(rows, FIT_WORDS, seed)
-    return FittedTaggers(
-        majority=majority,
-        majority_f1=span_f1(tags, majority.tag(rows), finding),
-        features=_fitted([rows[row] for row in fit], [tags[row] for row in fit], chosen.strength),
-        features_f1=chosen.score,
-        settings={"C": f"{chosen.strength:g}", "folds": str(chosen.folds), "rows": str(len(fit))},
+    return (
+        Fitted(baseline=majority, cross_validated=span_f1(tags, majority.tag(rows), finding)),
+        Fitted(
+            baseline=_fitted(
+                [rows[row] for row in fit], [tags[row] for row in fit], chosen.strength
+            ),
+            settings={
+                "C": f"{chosen.strength:g}",
+                "folds": str(chosen.folds),
+                "rows": str(len(fit)),
+            },
+            cross_validated=chosen.score,
+        ),
     )
 
 
@@ -246,7 +243,7 @@ class _SavedFeatures(Contract):
     tags: tuple[str, ...]
 
 
-def save_taggers(fitted: FittedTaggers, folder: Path) -> None:
+def save_taggers(majority: WordMajority, features: WordFeatures, folder: Path) -> None:
     """Write both as JSON and safetensors; nothing in them runs when it is read.
 
     Raises
@@ -255,11 +252,10 @@ def save_taggers(fitted: FittedTaggers, folder: Path) -> None:
         If the disk fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _WORDS_FILE).write_text(fitted.majority.model_dump_json(by_alias=True))
-    own = fitted.features
-    saved = _SavedFeatures(known=own.known, tags=own.tags)
+    (folder / _WORDS_FILE).write_text(majority.model_dump_json(by_alias=True))
+    saved = _SavedFeatures(known=features.known, tags=features.tags)
     (folder / _FEATURES_FILE).write_text(saved.model_dump_json(by_alias=True))
-    arrays = {"coef": own.coefficients, "intercept": own.intercepts}
+    arrays = {"coef": features.coefficients, "intercept": features.intercepts}
     save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
         folder / _ARRAYS_FILE,

@@ -3,6 +3,7 @@
 Positions are percent of an axis, shares percent of a row; every figure is the report's own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from finetune_api.balance import uncalibrated
@@ -26,6 +27,8 @@ from finetune_operator.cli.page.verdict import compared, measured_shortfall, tit
 WIDEST_MATRIX = 24
 """Classes that a matrix shows; of more, the most frequent confusions are listed."""
 _LISTED_CONFUSIONS = 25
+_SHOWN_THRESHOLDS = 8
+"""Of more labels, a baseline's thresholds stand in the report alone."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +195,10 @@ def _comparison(report: EvaluationReport, prepare: PrepareReport | None) -> Comp
     measured = [report.metrics, *(b.metrics for b in baselines)]
     shown = [metrics[task.headline] for metrics in measured]
     marks = axis([v for a in shown for v in (a.value, a.low, a.high) if v is not None], ticks=5)
-    others = (_baseline(one, task, marks, fits.get(one.name)) for one in baselines)
+    cuts = report.baseline_thresholds
+    others = (
+        _baseline(one, task, marks, fits.get(one.name), cuts.get(one.name, {})) for one in baselines
+    )
     return Comparison(
         titles=tuple(title(metric) for metric in task.compared),
         error=task.error.noun,
@@ -221,9 +227,16 @@ def _whisker(name: str, task: TaskFacts, metrics: Metrics, marks: Axis) -> Whisk
 
 
 def _baseline(
-    baseline: BaselineScores, task: TaskFacts, marks: Axis, fit: BaselineFit | None
+    baseline: BaselineScores,
+    task: TaskFacts,
+    marks: Axis,
+    fit: BaselineFit | None,
+    cuts: Mapping[str, float],
 ) -> Whisker:
-    settings = fit.settings.items() if fit is not None else ()
+    settings = list(fit.settings.items()) if fit is not None else []
+    told_from = [(f"{label} from", figures.score(cut)) for label, cut in cuts.items()]
+    if len(told_from) <= _SHOWN_THRESHOLDS:
+        settings += told_from
     return replace(
         _whisker(BASELINES[baseline.name], task, baseline.metrics, marks),
         is_model=False,
