@@ -140,6 +140,52 @@ class GroupsReport(Contract):
     """By name."""
 
 
+class SwapScores(Contract):
+    """What swapping some terms does to the answers on the test rows that hold one."""
+
+    name: Label
+    """The swap's name; of the control: neutral."""
+    rows: Count
+    """Test rows that hold a term."""
+    flip_rate: Annotated[
+        Interval | None,
+        Field(description="Share whose answer changes; unset of numbers, and without rows."),
+    ] = None
+    change: Annotated[
+        Interval | None,
+        Field(
+            description="Mean absolute change: of one class half the sum over all probabilities, "
+            "of several labels their mean, of a number its own."
+        ),
+    ] = None
+    excess: Annotated[
+        Interval | None,
+        Field(
+            description="The flip rate (of numbers the change) less that of the neutral swap; a "
+            "row that holds terms of both counts on both sides, paired. Unset with too few rows."
+        ),
+    ] = None
+    p_value: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Of the excess, after Holm's correction over all swaps."),
+    ] = None
+    found: Annotated[
+        bool, Field(description="Whether it does more than a neutral swap, beyond chance.")
+    ] = False
+    insufficient: Annotated[
+        bool, Field(description="Whether it or the control has fewer than 30 rows (or 10 units).")
+    ] = False
+
+
+class CounterfactualsReport(Contract):
+    """What swapping terms does that should not matter, beside a neutral swap."""
+
+    neutral: SwapScores
+    """The control."""
+    swaps: Annotated[tuple[SwapScores, ...], Field(max_length=12)]
+    """As the manifest has them."""
+
+
 class GateResult(Contract):
     """One requirement, and how it went."""
 
@@ -170,8 +216,11 @@ class GateResult(Contract):
         Interval | None,
         Field(description="Of that group; unset where no group could be compared."),
     ] = None
+    swap: Annotated[
+        Label | None, Field(description="The swap that does most, or has too few rows.")
+    ] = None
     insufficient: Annotated[
-        bool, Field(description="Whether a group had too few rows to be compared.")
+        bool, Field(description="Whether a group or a swap had too few rows to be compared.")
     ] = False
 
 
@@ -272,6 +321,9 @@ class EvaluationReport(Contract):
         tuple[GroupsReport, ...],
         Field(max_length=3, description="Of each column of evaluation.groups."),
     ] = ()
+    counterfactuals: Annotated[
+        CounterfactualsReport | None, Field(description="Of evaluation.counterfactuals.")
+    ] = None
     calibration: Annotated[Calibration | None, Field(description="Of tasks with one class.")] = None
     thresholds: Annotated[
         Thresholds,

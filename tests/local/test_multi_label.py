@@ -32,6 +32,7 @@ GATE = [
     {"name": "better-than-guessing", "metric": "errorReduction", "min": 0.1,
      "against": "majority"},
 ]  # fmt: skip
+SWAPS = {"swaps": [{"name": "about", "pairs": [["actor", "war"]]}], "neutral": [["film", "story"]]}
 WORDS = {"acting": "actor", "music": "music", "war": "war"}
 NEUTRAL = "the a this film story scene plot camera ending director family city".split()
 
@@ -57,7 +58,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Done:
         tiny_model,
         Task.MULTI_LABEL_CLASSIFICATION,
         training=TRAINING,
-        evaluation={"gate": GATE, "threshold": "tune"},
+        evaluation={"gate": GATE, "threshold": "tune", "counterfactuals": SWAPS},
         columns={"id": "id"},
         split={"strategy": "stratified", "select": 20},
     )
@@ -85,6 +86,7 @@ def test_a_rows_labels_are_kept_whole_and_none_is_a_target_too(done: Done) -> No
 def test_figures_follow_from_the_kept_predictions(done: Done) -> None:
     compared = recompute(done.workspace.path(LAYOUT.output))
     assert {"microF1", "macroF1", "loss", "majority_errorReduction"} <= compared
+    assert {"swaps.about_flipRate", "swaps.about_change"} <= compared
     assert [one.name for one in done.report.baselines] == [Baseline.MAJORITY, Baseline.TFIDF]
     names = done.report.labels
     thresholds = [done.report.thresholds[name] for name in names]

@@ -269,6 +269,7 @@ def _evaluated(
         baselines=report.baselines,
         gate=report.gate,
         groups=group_differences(report),
+        counterfactuals=report.counterfactuals,
         temperature=None if report.calibration is None else report.calibration.temperature,
         per_class=report.per_class[:_INLINE_CLASSES],
         confusion_matrix=report.confusion_matrix if small else (),
@@ -309,8 +310,9 @@ def verdict(report: EvaluationReport) -> str:
         else:
             found = "undefined" if result.measured is None else f"{result.measured:.4f}"
             limit = "at most" if METRICS[result.metric].lower_is_better else "at least"
+            of = f" of swap {result.swap}" if result.swap is not None else ""
             text += (
-                f" Gate {result.name}: {result.metric} ({result.bound}) is {found}, required "
+                f" Gate {result.name}: {result.metric}{of} ({result.bound}) is {found}, required "
                 f"{limit} {result.required:g}."
             )
     return text

@@ -1,10 +1,11 @@
 """What a classifier of texts is measured by, and compared with: majority and tuned TF-IDF."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,13 @@ from finetune_trainer.evaluation.baselines import (
     save_select,
 )
 from finetune_trainer.evaluation.calibration import calibrate
-from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
+from finetune_trainer.evaluation.classification import RowOutputs, by_group, score, tell
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Integers, log_probabilities
 from finetune_trainer.evaluation.tables import named, of_rows, vectors
 from finetune_trainer.evaluation.thresholds import TUNE, mean_f1, threshold
+from finetune_trainer.evaluation.twins import Answers, counterfactuals
 from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
 
 PROOF_ROWS = 16
@@ -88,12 +90,20 @@ class ClassEvidence:
             baseline_thresholds=_baseline_thresholds(test, select_labels),
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
+        swapped = counterfactuals(
+            test,
+            partial(_answers, outputs),
+            outputs.logits,
+            lambda changes: np.abs(changes).sum(axis=1) / 2,
+            outputs.groups,
+        )
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         probabilities = np.exp(log_probabilities(outputs.logits[chosen]))
         return Findings(
             scores=replace(
                 scores,
                 groups=by_group(outputs, test.grouped),
+                counterfactuals=swapped.report if swapped else None,
                 calibration=calibrate(select, select_labels, outputs.logits, outputs.labels),
                 thresholds={} if cut is None else {outputs.names[1]: cut},
                 baseline_thresholds={
@@ -101,7 +111,9 @@ class ClassEvidence:
                     for name, own in outputs.baseline_thresholds.items()
                 },
             ),
-            predictions=predictions_table(test, outputs),
+            predictions=predictions_table(
+                test, outputs, further=swapped.columns if swapped else {}
+            ),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,
                 inputs=[texts[place] for place in chosen],
@@ -109,6 +121,14 @@ class ClassEvidence:
                 device=test.run.gang.device,
             ),
         )
+
+
+def _answers(outputs: RowOutputs, logits: NDArray[np.float32]) -> Answers:
+    """What the model says of other rows, told by the same threshold."""
+    probabilities = np.exp(log_probabilities(logits))
+    told = tell(probabilities, outputs.threshold)
+    columns = {"predicted": named(outputs.names, told), "probabilities": vectors(probabilities)}
+    return Answers(told=told, values=probabilities, columns=columns)
 
 
 def _threshold(test: TestRows, logits: NDArray[np.float32], labels: Integers) -> float | None:
@@ -131,13 +151,16 @@ def _baseline_thresholds(test: TestRows, labels: Integers) -> dict[BaselineName,
 
 
 def predictions_table(
-    test: TestRows, outputs: RowOutputs, kept: Sequence[str] = ("text",)
+    test: TestRows,
+    outputs: RowOutputs,
+    kept: Sequence[str] = ("text",),
+    further: Mapping[str, pa.Array] = MappingProxyType({}),
 ) -> pa.Table:
     """Lay out the predictions, a row each: every figure of the report follows from this table.
 
     Columns: ``row_id``, ``label``, ``predicted``, ``probabilities`` (in the order of the schema's
-    metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, and
-    ``group`` and what is ``kept`` of the input where there are such.
+    metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, what is
+    ``further`` given, and ``group`` and what is ``kept`` of the input where there are such.
     """
     probabilities = np.exp(log_probabilities(outputs.logits))
     predicted = outputs.outcomes.predicted
@@ -149,7 +172,7 @@ def predictions_table(
     for index, (name, values) in enumerate(outputs.baselines.items(), start=1):
         columns[f"{name}_predicted"] = named(outputs.names, predicted[index])
         columns[f"{name}_probabilities"] = vectors(values)
-    table = of_rows(test, columns, kept=kept)
+    table = of_rows(test, {**columns, **further}, kept=kept)
     return table.replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
 
 

@@ -45,18 +45,19 @@ class RowOutputs:
         """The classes chosen: the model's first, then each baseline's."""
         own = np.exp(metrics.log_probabilities(self.logits))
         chosen = [
-            _told(probabilities, self.baseline_thresholds.get(name))
+            tell(probabilities, self.baseline_thresholds.get(name))
             for name, probabilities in self.baselines.items()
         ]
         return Outcomes(
             labels=self.labels,
-            predicted=np.stack([_told(own, self.threshold), *chosen]),
+            predicted=np.stack([tell(own, self.threshold), *chosen]),
             classes=len(self.names),
             groups=self.groups,
         )
 
 
-def _told(probabilities: Floats, threshold: float | None) -> Integers:
+def tell(probabilities: Floats, threshold: float | None) -> Integers:
+    """The class of each row: the likeliest, or of two the last from the threshold on."""
     if threshold is None:
         likeliest: Integers = probabilities.argmax(axis=1)
         return likeliest

@@ -1,13 +1,14 @@
 """What a classifier of several labels is measured by, and compared with."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from finetune_api.datareport import BaselineFit
 from finetune_api.tasks import Baseline
@@ -30,6 +31,7 @@ from finetune_trainer.evaluation.metrics import Floats
 from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, by_group, score, sigmoid
 from finetune_trainer.evaluation.tables import of_rows, vectors
 from finetune_trainer.evaluation.thresholds import TUNE, f1, threshold
+from finetune_trainer.evaluation.twins import Answers, counterfactuals
 from finetune_trainer.models.proof import Proof, compare_classes
 
 
@@ -84,15 +86,23 @@ class LabelEvidence:
             return dict(zip(outputs.names, own.tolist(), strict=True))
 
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
+        swapped = counterfactuals(
+            test,
+            partial(_answers, outputs),
+            outputs.logits,
+            lambda changes: np.abs(changes).mean(axis=1),
+            outputs.groups,
+        )
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         return Findings(
             scores=replace(
                 scores,
                 groups=by_group(outputs, test.grouped),
+                counterfactuals=swapped.report if swapped else None,
                 thresholds={} if cuts is None else by_label(cuts),
                 baseline_thresholds={name: by_label(own) for name, own in baseline_cuts.items()},
             ),
-            predictions=predictions_table(test, outputs),
+            predictions=predictions_table(test, outputs, swapped.columns if swapped else {}),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,
                 inputs=[texts[place] for place in chosen],
@@ -100,6 +110,14 @@ class LabelEvidence:
                 device=test.run.gang.device,
             ),
         )
+
+
+def _answers(outputs: LabelOutputs, logits: NDArray[np.float32]) -> Answers:
+    """What the model says of other rows, told by the same thresholds."""
+    other = replace(outputs, logits=logits, baselines={})
+    told, probabilities = other.answers[0], other.probabilities
+    columns = {"predicted": _named(outputs.names, told), "probabilities": vectors(probabilities)}
+    return Answers(told=told, values=probabilities, columns=columns)
 
 
 def _thresholds(test: TestRows) -> tuple[Floats | None, dict[Baseline, Floats]]:
@@ -122,12 +140,15 @@ def _thresholds(test: TestRows) -> tuple[Floats | None, dict[Baseline, Floats]]:
     return model, {name: of(values) for name, values in load_select(test.baselines).items()}
 
 
-def predictions_table(test: TestRows, outputs: LabelOutputs) -> pa.Table:
+def predictions_table(
+    test: TestRows, outputs: LabelOutputs, further: Mapping[str, pa.Array]
+) -> pa.Table:
     """Lay out the predictions, a row each: every figure of the report follows from this table.
 
     Columns: ``row_id``, ``labels`` and ``predicted`` (lists of names), ``probabilities`` (in the
     order of the schema's metadata ``labels``), for each baseline ``NAME_predicted`` and
-    ``NAME_probabilities``, and ``group`` and ``text`` where there are such.
+    ``NAME_probabilities``, what is ``further`` given, and ``group`` and ``text`` where there are
+    such.
     """
     columns = {
         "labels": _named(outputs.names, outputs.truth),
@@ -137,7 +158,7 @@ def predictions_table(test: TestRows, outputs: LabelOutputs) -> pa.Table:
     for place, (name, values) in enumerate(outputs.baselines.items(), start=1):
         columns[f"{name}_predicted"] = _named(outputs.names, outputs.answers[place])
         columns[f"{name}_probabilities"] = vectors(values)
-    table = of_rows(test, columns, kept=("text",))
+    table = of_rows(test, {**columns, **further}, kept=("text",))
     return table.replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
 
 

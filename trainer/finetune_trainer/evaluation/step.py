@@ -192,6 +192,7 @@ def _report(
         confusion_matrix=scores.confusion_matrix,
         baselines=scores.baselines,
         groups=tuple(shortened(report) for report in scores.groups),
+        counterfactuals=scores.counterfactuals,
         calibration=scores.calibration,
         thresholds=dict(scores.thresholds),
         baseline_thresholds={name: dict(cuts) for name, cuts in scores.baseline_thresholds.items()},

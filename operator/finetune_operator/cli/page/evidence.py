@@ -22,6 +22,7 @@ from finetune_operator.cli.page.calibration import Diagram, calibration
 from finetune_operator.cli.page.curve import Tick
 from finetune_operator.cli.page.facts import PageFacts
 from finetune_operator.cli.page.groups import GroupTable, groups
+from finetune_operator.cli.page.swaps import SwapTable, swaps
 from finetune_operator.cli.page.verdict import compared, measured_shortfall, title
 
 WIDEST_MATRIX = 24
@@ -107,6 +108,7 @@ class Evidence:
     gate: tuple[Requirement, ...]
     comparison: Comparison
     groups: tuple[GroupTable, ...]
+    swaps: SwapTable | None
     calibration: Diagram | None
     metrics: tuple[tuple[str, str], ...]
     thresholds: str
@@ -134,6 +136,7 @@ def evidence(facts: PageFacts) -> Evidence | None:
         gate=tuple(_requirement(result) for result in report.gate),
         comparison=_comparison(report, facts.prepare),
         groups=groups(report),
+        swaps=swaps(report.counterfactuals),
         calibration=calibration(report),
         metrics=tuple(
             (title(metric), figures.interval(report.metrics[metric]))
@@ -169,6 +172,8 @@ def _requirement(result: GateResult) -> Requirement:
     what = METRICS[result.metric].name
     if result.column is not None:
         what = f"shortfall of any {result.column} in {what}"
+    if result.swap is not None:
+        what += f", of swap {result.swap}"
     if result.against is not None:
         what += f" against {BASELINES[result.against]}"
     if result.bound != "Point":
