@@ -241,6 +241,17 @@ def by_swap(
     return found
 
 
+def losses(folder: Path) -> Figures:
+    """The scored checkpoint's loss on training and select rows."""
+    sums = pq.read_table(folder / "losses.parquet").to_pandas().groupby("role").sum()
+    mean = sums["loss"] / sums["weight"]
+    return {
+        "generalization trainLoss": mean["train"],
+        "generalization selectLoss": mean["select"],
+        "generalization gap": mean["select"] - mean["train"],
+    }
+
+
 def swaps(report: Report) -> list[Report]:
     """The swaps of terms, the control among them."""
     made = report.get("counterfactuals")
@@ -268,6 +279,8 @@ def reported(report: Report) -> Figures:
     for name, value in report.get("calibration", {}).get("after", {}).items():
         if name != "bins":
             found[f"calibrated {name}"] = value
+    for name in ("trainLoss", "selectLoss", "gap"):
+        found[f"generalization {name}"] = report["generalization"][name]["value"]
     for one in swaps(report):
         begin = f"swaps.{one['name']}_"
         found[f"{begin}rows"] = one["rows"]
@@ -285,7 +298,7 @@ def main(folder: Path) -> int:
     """Print each figure, as reported and as computed here; the exit status."""
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     rows = pq.read_table(folder / "predictions.parquet").to_pandas()
-    again = globals()[report["task"].replace("-", "_")](rows, report)
+    again = globals()[report["task"].replace("-", "_")](rows, report) | losses(folder)
     for name in [one["name"] for one in report["baselines"]]:
         if again[f"{name}_errors"]:
             again[f"{name}_errorReduction"] = 1 - again["errors"] / again[f"{name}_errors"]

@@ -186,6 +186,25 @@ class CounterfactualsReport(Contract):
     """As the manifest has them."""
 
 
+class Generalization(Contract):
+    """The scored checkpoint's loss on rows that it learned from, and on the select rows.
+
+    On equal terms: in evaluation mode, without augmentation or class weights, on as many training
+    rows (drawn) as there are select rows.
+    """
+
+    train_rows: Size
+    """Training rows that were drawn and asked."""
+    select_rows: Size
+    """All of them."""
+    train_loss: Interval
+    """The mean loss of the training rows."""
+    select_loss: Interval
+    """That of the select rows."""
+    gap: Interval
+    """The select rows' less the training rows'; above 0 the model knows the rows it saw better."""
+
+
 class GateResult(Contract):
     """One requirement, and how it went."""
 
@@ -324,6 +343,7 @@ class EvaluationReport(Contract):
     counterfactuals: Annotated[
         CounterfactualsReport | None, Field(description="Of evaluation.counterfactuals.")
     ] = None
+    generalization: Generalization | None = None
     calibration: Annotated[Calibration | None, Field(description="Of tasks with one class.")] = None
     thresholds: Annotated[
         Thresholds,
@@ -355,6 +375,10 @@ class EvaluationReport(Contract):
         Label, Field(description="What is resampled: row, or the group column.")
     ] = "row"
     predictions: Annotated[ReportRef, Field(description="Per-row predictions (Parquet).")]
+    losses: Annotated[
+        ReportRef | None,
+        Field(description="The rows' losses that generalization comes from (Parquet)."),
+    ] = None
     model: Annotated[
         ReportRef | None, Field(description="The exported model; its digest is of its manifest.")
     ] = None

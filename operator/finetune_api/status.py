@@ -10,6 +10,7 @@ from finetune_api.evaluationreport import (
     ClassScores,
     CounterfactualsReport,
     GateResult,
+    Generalization,
     Interval,
     Metrics,
 )
@@ -249,6 +250,7 @@ class EvaluationStatus(Contract):
     counterfactuals: Annotated[
         CounterfactualsReport | None, Field(description="Of evaluation.counterfactuals.")
     ] = None
+    generalization: Generalization | None = None
     temperature: Annotated[
         float | None,
         Field(gt=0, description="What would calibrate the logits; the model leaves without it."),
