@@ -22,6 +22,7 @@ from sklearn import metrics
 Figures = dict[str, float]
 # A JSON object, and arrays of whatever rows hold: neither has a type that says more.
 Report = dict[str, Any]
+SWAPPED = ("flipRate", "change", "excess")
 
 
 def predictors(report: Report) -> list[str]:
@@ -55,6 +56,7 @@ def text_classification(rows: pd.DataFrame, report: Report) -> Figures:
         scaled = reliability(logits / report["calibration"]["temperature"], number)
         found |= {f"calibrated {name}": value for name, value in scaled.items()}
     told = rows["predicted"].to_numpy()
+    found |= by_swap(rows, report, lambda p, q: np.abs(p - q).sum() / 2)
     return found | by_group(rows, report, y == told, lambda one: (y == one, told == one))
 
 
@@ -101,6 +103,7 @@ def multi_label_classification(rows: pd.DataFrame, report: Report) -> Figures:
         for kind, value in zip(("precision", "recall", "f1", "support"), values, strict=True):
             found[f"{name} {kind}"] = value
     found["loss"] = -np.log(np.where(y, p, 1 - p)).mean()
+    found |= by_swap(rows, report, lambda p, q: np.abs(p - q).mean())
     place = names.index
     return found | by_group(
         rows, report, (y == told).mean(axis=1), lambda one: (y[:, place(one)], told[:, place(one)])
@@ -120,6 +123,7 @@ def text_regression(rows: pd.DataFrame, report: Report) -> Figures:
             f"{who}spearman": spearmanr(y, told).statistic if np.ptp(told) else 0.0,
             f"{who}errors": np.square(told - y).sum(),
         }
+    found |= by_swap(rows, report, None)
     return found | by_group(rows, report, np.abs(rows["predicted"].to_numpy() - y), None)
 
 
@@ -214,6 +218,46 @@ def by_group(
     return found
 
 
+def by_swap(
+    rows: pd.DataFrame, report: Report, far: Callable[[np.ndarray, np.ndarray], float] | None
+) -> Figures:
+    """Rows with a term beside their twins; `far` is the change of probabilities, if any."""
+    found: Figures = {}
+    for one in swaps(report):
+        begin = f"swaps.{one['name']}_"
+        held = rows[rows[f"{begin}predicted"].notna()]
+        pairs = list(zip(held["predicted"], held[f"{begin}predicted"], strict=True))
+        found[f"{begin}rows"] = len(held)
+        if far is None:
+            found[f"{begin}change"] = float(np.mean([abs(p - q) for p, q in pairs]))
+            continue
+        found[f"{begin}flipRate"] = float(np.mean([not np.array_equal(p, q) for p, q in pairs]))
+        both = zip(held["probabilities"], held[f"{begin}probabilities"], strict=True)
+        found[f"{begin}change"] = float(np.mean([far(p, q) for p, q in both]))
+    first = "change" if far is None else "flipRate"
+    for name in [one["name"] for one in swaps(report)]:
+        control = found[f"swaps.neutral_{first}"]
+        found[f"swaps.{name}_excess"] = found[f"swaps.{name}_{first}"] - control
+    return found
+
+
+def losses(folder: Path) -> Figures:
+    """The scored checkpoint's loss on training and select rows."""
+    sums = pq.read_table(folder / "losses.parquet").to_pandas().groupby("role").sum()
+    mean = sums["loss"] / sums["weight"]
+    return {
+        "generalization trainLoss": mean["train"],
+        "generalization selectLoss": mean["select"],
+        "generalization gap": mean["select"] - mean["train"],
+    }
+
+
+def swaps(report: Report) -> list[Report]:
+    """The swaps of terms, the control among them."""
+    made = report.get("counterfactuals")
+    return [made["neutral"], *made["swaps"]] if made else []
+
+
 def contrasts(report: Report) -> Iterator[tuple[str, str, Report | None]]:
     """Each column's groups with what each is compared by, None for the group's own figure."""
     for column in report.get("groups", ()):
@@ -235,6 +279,12 @@ def reported(report: Report) -> Figures:
     for name, value in report.get("calibration", {}).get("after", {}).items():
         if name != "bins":
             found[f"calibrated {name}"] = value
+    for name in ("trainLoss", "selectLoss", "gap"):
+        found[f"generalization {name}"] = report["generalization"][name]["value"]
+    for one in swaps(report):
+        begin = f"swaps.{one['name']}_"
+        found[f"{begin}rows"] = one["rows"]
+        found |= {f"{begin}{kind}": one[kind]["value"] for kind in SWAPPED if kind in one}
     for column in report.get("groups", ()):
         for group in column["groups"]:
             found[f"{column['column']} {group['group']} None"] = group["figure"]["value"]
@@ -248,7 +298,7 @@ def main(folder: Path) -> int:
     """Print each figure, as reported and as computed here; the exit status."""
     report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     rows = pq.read_table(folder / "predictions.parquet").to_pandas()
-    again = globals()[report["task"].replace("-", "_")](rows, report)
+    again = globals()[report["task"].replace("-", "_")](rows, report) | losses(folder)
     for name in [one["name"] for one in report["baselines"]]:
         if again[f"{name}_errors"]:
             again[f"{name}_errorReduction"] = 1 - again["errors"] / again[f"{name}_errors"]

@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
+from finetune_api.counterfactuals import Counterfactuals
 from finetune_api.markers import Cel, Contract, Label, ListMap, ShortText, rules
-from finetune_api.tasks import METRICS, RATES, Baseline, Metric
+from finetune_api.tasks import METRICS, RATES, SWAPPED, Baseline, Metric
 
 
 class GateBound(StrEnum):
@@ -23,6 +24,7 @@ _FALLING = [
     for metric, facts in METRICS.items()
     if facts.lower_is_better and metric not in RATES
 ]
+_SWAPPED = [metric.value for metric in SWAPPED]
 _BELOW_ZERO = [metric.value for metric, facts in METRICS.items() if (facts.floor or 0) < 0]
 
 
@@ -36,8 +38,12 @@ _BELOW_ZERO = [metric.value for metric, facts in METRICS.items() if (facts.floor
         "evaluation.gate: group and maxShortfall go together; name both, or neither",
     ),
     Cel(
-        "has(self.group) || !has(self.insufficient)",
-        "evaluation.gate: insufficient goes with group; leave it out",
+        f"has(self.group) || self.metric in {_SWAPPED} || !has(self.insufficient)",
+        f"evaluation.gate: insufficient goes with group and {', '.join(_SWAPPED)}; leave it out",
+    ),
+    Cel(
+        f"self.metric in {_SWAPPED} || !has(self.swap)",
+        f"evaluation.gate: swap goes with {', '.join(_SWAPPED)}; leave it out",
     ),
     Cel(
         "!has(self.maxShortfall) || (!has(self.min) && !has(self.max))",
@@ -97,8 +103,15 @@ class GateRule(Contract):
     insufficient: Annotated[
         Literal["fail", "pass"] | None,
         Field(
-            description="What it means where a group has too few rows to be compared (default: "
-            "fail)."
+            description="What it means where a group or a swap has too few rows to be compared "
+            "(default: fail)."
+        ),
+    ] = None
+    swap: Annotated[
+        Label | None,
+        Field(
+            description="The one of evaluation.counterfactuals.swaps that is held to this "
+            "(default: each of them)."
         ),
     ] = None
 
@@ -111,6 +124,16 @@ class GateRule(Contract):
     Cel(
         "self.gate.all(g, !has(g.group) || g.group in self.groups)",
         "evaluation.gate: group names a column that is not in evaluation.groups; add it there",
+    ),
+    Cel(
+        f"has(self.counterfactuals) || self.gate.all(g, !(g.metric in {_SWAPPED}))",
+        f"evaluation.gate: {', '.join(_SWAPPED)} are measured where "
+        "evaluation.counterfactuals says what is swapped; add it",
+    ),
+    Cel(
+        "!has(self.counterfactuals) || self.gate.all(g, !has(g.swap) || "
+        "self.counterfactuals.swaps.exists(one, one.name == g.swap))",
+        "evaluation.gate: swap names none of evaluation.counterfactuals.swaps; add it there",
     ),
 )
 class Evaluation(Contract):
@@ -131,6 +154,7 @@ class Evaluation(Contract):
             "and no row, stand in the status.",
         ),
     ] = ()
+    counterfactuals: Counterfactuals | None = None
     threshold: Annotated[
         str | None,
         StringConstraints(pattern=THRESHOLD_PATTERN, max_length=6),
@@ -138,7 +162,8 @@ class Evaluation(Contract):
             description="The probability from which a label is told, such as '0.5', or tune: for "
             "each label the one of the best F1 on the select rows. Of two classes it is that of "
             "the last, by the mean F1 of both; more than two have none. It leaves with the model, "
-            "in its configuration and card. Baselines keep 0.5."
+            "in its configuration and card. Where it is tuned the baselines get theirs by the same "
+            "rule; beside a number they keep 0.5."
         ),
     ] = None
     resamples: Annotated[

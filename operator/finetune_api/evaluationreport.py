@@ -24,6 +24,10 @@ Metrics = Annotated[dict[Metric, Interval], Field(max_length=20)]
 """Figures on the test rows by name; those of a task stand in ``tasks.TASKS``."""
 
 
+Thresholds = Annotated[dict[ShortText, Annotated[float, Field(ge=0, le=1)]], Field(max_length=200)]
+"""From which probability on each label is told."""
+
+
 class ClassScores(Contract):
     """One class on the test rows."""
 
@@ -136,6 +140,71 @@ class GroupsReport(Contract):
     """By name."""
 
 
+class SwapScores(Contract):
+    """What swapping some terms does to the answers on the test rows that hold one."""
+
+    name: Label
+    """The swap's name; of the control: neutral."""
+    rows: Count
+    """Test rows that hold a term."""
+    flip_rate: Annotated[
+        Interval | None,
+        Field(description="Share whose answer changes; unset of numbers, and without rows."),
+    ] = None
+    change: Annotated[
+        Interval | None,
+        Field(
+            description="Mean absolute change: of one class half the sum over all probabilities, "
+            "of several labels their mean, of a number its own."
+        ),
+    ] = None
+    excess: Annotated[
+        Interval | None,
+        Field(
+            description="The flip rate (of numbers the change) less that of the neutral swap; a "
+            "row that holds terms of both counts on both sides, paired. Unset with too few rows."
+        ),
+    ] = None
+    p_value: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Of the excess, after Holm's correction over all swaps."),
+    ] = None
+    found: Annotated[
+        bool, Field(description="Whether it does more than a neutral swap, beyond chance.")
+    ] = False
+    insufficient: Annotated[
+        bool, Field(description="Whether it or the control has fewer than 30 rows (or 10 units).")
+    ] = False
+
+
+class CounterfactualsReport(Contract):
+    """What swapping terms does that should not matter, beside a neutral swap."""
+
+    neutral: SwapScores
+    """The control."""
+    swaps: Annotated[tuple[SwapScores, ...], Field(max_length=12)]
+    """As the manifest has them."""
+
+
+class Generalization(Contract):
+    """The scored checkpoint's loss on rows that it learned from, and on the select rows.
+
+    On equal terms: in evaluation mode, without augmentation or class weights, on as many training
+    rows (drawn) as there are select rows.
+    """
+
+    train_rows: Size
+    """Training rows that were drawn and asked."""
+    select_rows: Size
+    """All of them."""
+    train_loss: Interval
+    """The mean loss of the training rows."""
+    select_loss: Interval
+    """That of the select rows."""
+    gap: Interval
+    """The select rows' less the training rows'; above 0 the model knows the rows it saw better."""
+
+
 class GateResult(Contract):
     """One requirement, and how it went."""
 
@@ -166,8 +235,11 @@ class GateResult(Contract):
         Interval | None,
         Field(description="Of that group; unset where no group could be compared."),
     ] = None
+    swap: Annotated[
+        Label | None, Field(description="The swap that does most, or has too few rows.")
+    ] = None
     insufficient: Annotated[
-        bool, Field(description="Whether a group had too few rows to be compared.")
+        bool, Field(description="Whether a group or a swap had too few rows to be compared.")
     ] = False
 
 
@@ -268,13 +340,24 @@ class EvaluationReport(Contract):
         tuple[GroupsReport, ...],
         Field(max_length=3, description="Of each column of evaluation.groups."),
     ] = ()
+    counterfactuals: Annotated[
+        CounterfactualsReport | None, Field(description="Of evaluation.counterfactuals.")
+    ] = None
+    generalization: Generalization | None = None
     calibration: Annotated[Calibration | None, Field(description="Of tasks with one class.")] = None
     thresholds: Annotated[
-        dict[ShortText, Annotated[float, Field(ge=0, le=1)]],
+        Thresholds,
         Field(
-            max_length=200,
             description="Where evaluation.threshold is set: the probability from which a label is "
-            "told; of two classes that of the last.",
+            "told; of two classes that of the last."
+        ),
+    ] = Field(default_factory=dict)
+    baseline_thresholds: Annotated[
+        dict[Baseline, Thresholds],
+        Field(
+            max_length=10,
+            description="Where evaluation.threshold is tune: those of the baselines, by the same "
+            "rule on the same select rows.",
         ),
     ] = Field(default_factory=dict)
     generations: Annotated[
@@ -292,6 +375,10 @@ class EvaluationReport(Contract):
         Label, Field(description="What is resampled: row, or the group column.")
     ] = "row"
     predictions: Annotated[ReportRef, Field(description="Per-row predictions (Parquet).")]
+    losses: Annotated[
+        ReportRef | None,
+        Field(description="The rows' losses that generalization comes from (Parquet)."),
+    ] = None
     model: Annotated[
         ReportRef | None, Field(description="The exported model; its digest is of its manifest.")
     ] = None

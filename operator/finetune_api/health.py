@@ -15,12 +15,21 @@ class Sign(StrEnum):
     VANISHING_GRADIENTS = "VanishingGradients"
     LOSS_NOT_FALLING = "LossNotFalling"
     UNCHANGED_PARAMETERS = "UnchangedParameters"
+    OVERFITTING = "Overfitting"
 
 
 class SignAction(StrEnum):
     """What is done about a sign."""
 
     FAIL = "Fail"
+    WARN = "Warn"
+    IGNORE = "Ignore"
+
+
+class OverfittingAction(StrEnum):
+    """What is done where a training learns its rows by heart."""
+
+    STOP = "Stop"
     WARN = "Warn"
     IGNORE = "Ignore"
 
@@ -50,12 +59,21 @@ class Health(Contract):
         SignAction,
         Field(description="No weight has changed at the first evaluation of an attempt."),
     ] = SignAction.FAIL
+    overfitting: Annotated[
+        OverfittingAction,
+        Field(
+            description="The select rows' loss is more than 10 % above its best in as many "
+            "evaluations one after the other as earlyStopping.patience says (without it three), "
+            "while the training loss is lower than it was then. Stop: training ends, with its best "
+            "checkpoint. Unless it is ignored, the condition Overfitting has the figures."
+        ),
+    ] = OverfittingAction.STOP
     window_steps: Annotated[
         int, Field(ge=1, le=100_000, description="Steps whose mean loss is compared.")
     ] = 100
 
     def action(self, sign: Sign) -> SignAction:
-        """What to do about a sign."""
+        """What to do about a sign other than overfitting, which ends no training in failure."""
         return {
             Sign.EXPLODING_GRADIENTS: self.exploding_gradients,
             Sign.VANISHING_GRADIENTS: self.vanishing_gradients,

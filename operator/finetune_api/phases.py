@@ -42,6 +42,7 @@ class ConditionType(StrEnum):
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     TRAINED = "Trained"
+    OVERFITTING = "Overfitting"
     EVALUATION_PASSED = "EvaluationPassed"
     COMPLETE = "Complete"
     FAILED = "Failed"
@@ -67,6 +68,7 @@ class Reason(StrEnum):
     BUDGET_EXCEEDED = "BudgetExceeded"
     RESUMED = "Resumed"
     TRAINED = "Trained"
+    SELECT_LOSS_RISES = "SelectLossRises"
     GATE_PASSED = "GatePassed"
     GATE_FAILED = "GateFailed"
     EXPORTED = "Exported"
@@ -129,6 +131,13 @@ MEANINGS: tuple[Meaning, ...] = (
     ),
     Meaning(ConditionType.SUSPENDED, "False", (Reason.RESUMED,), "It goes on."),
     Meaning(ConditionType.TRAINED, "True", (Reason.TRAINED,), "The best checkpoint is chosen."),
+    Meaning(
+        ConditionType.OVERFITTING,
+        "True",
+        (Reason.SELECT_LOSS_RISES,),
+        "From the best checkpoint on the select rows' loss rose while the training loss fell; the "
+        "best checkpoint is kept.",
+    ),
     Meaning(
         ConditionType.EVALUATION_PASSED,
         "True",

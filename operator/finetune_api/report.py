@@ -175,6 +175,20 @@ class ReportRef(Contract):
     digest: Digest
 
 
+class Overfitting(Contract):
+    """How select and training loss parted, at the evaluation at which the rule held first.
+
+    Each training loss is the mean of the steps since the evaluation before.
+    """
+
+    step: Steps
+    select_loss: float
+    train_loss: float
+    best_step: Steps
+    best_select_loss: float
+    train_loss_at_best: float
+
+
 class TrainResult(Contract):
     """What training ended with."""
 
@@ -186,8 +200,14 @@ class TrainResult(Contract):
         Field(description="Mean training loss of the last steps."),
     ] = None
     stopped_early: Annotated[
-        bool, Field(description="It did not get better for as long as earlyStopping allows.")
+        bool,
+        Field(
+            description="It did not get better for as long as earlyStopping allows, or overfitted."
+        ),
     ] = False
+    overfitting: Annotated[
+        Overfitting | None, Field(description="Unset where training.health ignores it.")
+    ] = None
     checkpoint: Annotated[ShortText, Field(description="The best checkpoint, in the workspace.")]
     packed_fill: Annotated[
         float | None,

@@ -167,6 +167,7 @@ class Layout:
     output_model: PurePosixPath = PurePosixPath("output/model")
     rendered_rows: PurePosixPath = PurePosixPath("output/rendered-rows.txt")
     predictions: PurePosixPath = PurePosixPath("output/predictions.parquet")
+    losses: PurePosixPath = PurePosixPath("output/losses.parquet")
     evaluation_report: PurePosixPath = PurePosixPath("output/evaluation.json")
 
     def checkpoint(self, attempt: int, step: int) -> PurePosixPath:

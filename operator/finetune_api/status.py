@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_api.datareport import DataReport, ModelFacts
-from finetune_api.evaluationreport import BaselineScores, ClassScores, GateResult, Interval, Metrics
+from finetune_api.evaluationreport import (
+    BaselineScores,
+    ClassScores,
+    CounterfactualsReport,
+    GateResult,
+    Generalization,
+    Interval,
+    Metrics,
+)
 from finetune_api.markers import (
     Cel,
     Contract,
@@ -239,6 +247,10 @@ class EvaluationStatus(Contract):
             "is found to be worse for; all in the report.",
         ),
     ] = ()
+    counterfactuals: Annotated[
+        CounterfactualsReport | None, Field(description="Of evaluation.counterfactuals.")
+    ] = None
+    generalization: Generalization | None = None
     temperature: Annotated[
         float | None,
         Field(gt=0, description="What would calibrate the logits; the model leaves without it."),

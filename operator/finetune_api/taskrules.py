@@ -9,7 +9,8 @@ from finetune_api.tasks import TASKS, Metric, Task
 def _task_rules(task: Task) -> Iterator[Cel]:
     """What of a spec has a meaning for the task alone."""
     facts = TASKS[task]
-    metrics = [metric.value for metric in (*facts.metrics, Metric.ERROR_REDUCTION)]
+    measured = (*facts.metrics, Metric.ERROR_REDUCTION, *facts.swapped)
+    metrics = [metric.value for metric in measured]
     by_group = [metric.value for metric in facts.by_group]
     baselines = [baseline.value for baseline in facts.baselines]
     yield Cel(
@@ -35,6 +36,12 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         f"evaluation.gate: {task.value} is compared with {', '.join(baselines)}; name one of them "
         "in against",
     )
+    if not facts.swapped:
+        yield Cel(
+            f"self.task != '{task.value}' || !has(self.evaluation.counterfactuals)",
+            f"evaluation.counterfactuals: {task.value} has no texts whose terms are swapped; leave "
+            "it out",
+        )
     if not facts.has_threshold:
         yield Cel(
             f"self.task != '{task.value}' || !has(self.evaluation.threshold)",

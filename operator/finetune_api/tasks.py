@@ -46,10 +46,16 @@ class Metric(StrEnum):
     SELECTION_RATE = "selectionRate"
     TRUE_POSITIVE_RATE = "truePositiveRate"
     FALSE_POSITIVE_RATE = "falsePositiveRate"
+    FLIP_RATE = "flipRate"
+    FLIP_EXCESS = "flipExcess"
+    SWAP_CHANGE = "swapChange"
 
 
 RATES = (Metric.SELECTION_RATE, Metric.TRUE_POSITIVE_RATE, Metric.FALSE_POSITIVE_RATE)
 """Figures of one class against the rest; groups of rows are compared by them, models are not."""
+
+SWAPPED = (Metric.FLIP_RATE, Metric.FLIP_EXCESS, Metric.SWAP_CHANGE)
+"""Figures of ``evaluation.counterfactuals``, of each of its swaps."""
 
 
 class Baseline(StrEnum):
@@ -176,6 +182,22 @@ METRICS: Mapping[Metric, MetricFacts] = {
         meaning="Share of the rows that are not so and are called so.",
         lower_is_better=True,
     ),
+    Metric.FLIP_RATE: MetricFacts(
+        name="flip rate",
+        meaning="Share of the rows with a swapped term whose answer changes.",
+        lower_is_better=True,
+    ),
+    Metric.FLIP_EXCESS: MetricFacts(
+        name="flip rate less that of the neutral swap",
+        meaning="By how much more often the answer changes than by a neutral swap.",
+        lower_is_better=True,
+    ),
+    Metric.SWAP_CHANGE: MetricFacts(
+        name="change by the swap",
+        meaning="Mean absolute change of the answer by a swap: of one class half the sum over all "
+        "probabilities, of several labels their mean, of a number its own.",
+        lower_is_better=True,
+    ),
 }
 
 BASELINES: Mapping[Baseline, str] = {
@@ -216,9 +238,10 @@ class TaskFacts:
     ``support`` is what is counted there. ``learning_rate`` and ``max_length`` (tokens) are what a
     manifest that names none gets; a task on images has no tokens. ``packs`` says that several rows
     may share a sequence. Groups of rows are compared by ``by_group``, of which the first is said of
-    each group; without any they are not. ``has_threshold`` says that a label is told from some
-    probability on, ``weighs_classes`` that each thing that is learned has one class, by which it
-    may weigh, and ``balances_rows`` that each row has.
+    each group; without any they are not. ``swapped`` are the figures of swapped terms, where
+    there are texts. ``has_threshold`` says that a label is told from some probability on,
+    ``weighs_classes`` that each thing that is learned has one class, by which it may weigh, and
+    ``balances_rows`` that each row has.
     """
 
     model: str
@@ -232,6 +255,7 @@ class TaskFacts:
     max_length: int | None = 256
     packs: bool = False
     by_group: tuple[Metric, ...] = ()
+    swapped: tuple[Metric, ...] = ()
     has_threshold: bool = False
     weighs_classes: bool = False
     balances_rows: bool = False
@@ -265,6 +289,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="class",
         learning_rate=3e-5,
         by_group=(Metric.ACCURACY, *RATES),
+        swapped=SWAPPED,
         has_threshold=True,
         weighs_classes=True,
         balances_rows=True,
@@ -284,6 +309,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="label",
         learning_rate=3e-5,
         by_group=(Metric.LABEL_ACCURACY, *RATES),
+        swapped=SWAPPED,
         has_threshold=True,
     ),
     Task.TEXT_REGRESSION: TaskFacts(
@@ -295,6 +321,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes=None,
         learning_rate=3e-5,
         by_group=(Metric.MAE,),
+        swapped=(Metric.SWAP_CHANGE,),
     ),
     Task.TOKEN_CLASSIFICATION: TaskFacts(
         model="tagger of words",
@@ -347,6 +374,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="class",
         learning_rate=5e-5,
         max_length=None,
+        by_group=(Metric.ACCURACY, *RATES),
         weighs_classes=True,
         balances_rows=True,
     ),

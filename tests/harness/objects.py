@@ -146,6 +146,18 @@ def _grouped(base: Object = JOB, groups: Sequence[str] = ("domain",), **gate: An
     )
 
 
+_SWAPS: Object = {
+    "swaps": [{"name": "gender", "pairs": [["he", "she"]]}],
+    "neutral": [["Monday", "Tuesday"]],
+}
+
+
+def _swapped(**gate: Any) -> Object:
+    """A job that asks what a swap of terms does, and requires that it does little."""
+    rule = {"name": "deaf", "metric": "flipRate", "max": 0.05} | gate
+    return changed(JOB, {"spec.evaluation": {"counterfactuals": _SWAPS, "gate": [rule]}})
+
+
 def _multi_label(**gate: Any) -> Object:
     return changed(
         JOB,
@@ -296,6 +308,48 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         "evaluation.gate: insufficient goes with group",
         accepted=_grouped(insufficient="pass"),
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(insufficient="pass")}),
+    ),
+    RuleExample(
+        "evaluation.gate: swap goes with",
+        accepted=_swapped(swap="gender"),
+        rejected=changed(JOB, {"spec.evaluation.gate": _gate(swap="gender")}),
+    ),
+    RuleExample(
+        "evaluation.gate: flipRate, flipExcess, swapChange are measured where",
+        accepted=_swapped(),
+        rejected=changed(_swapped(), {"spec.evaluation.counterfactuals": ABSENT}),
+    ),
+    RuleExample(
+        "evaluation.gate: swap names none of evaluation.counterfactuals.swaps",
+        accepted=_swapped(swap="gender"),
+        rejected=_swapped(swap="age"),
+    ),
+    RuleExample(
+        "evaluation.counterfactuals.swaps: neutral names the control",
+        accepted=_swapped(),
+        rejected=changed(_swapped(), {"spec.evaluation.counterfactuals.swaps.0.name": "neutral"}),
+    ),
+    RuleExample(
+        "evaluation.counterfactuals.swaps: a term is its own partner",
+        accepted=_swapped(),
+        rejected=changed(_swapped(), {"spec.evaluation.counterfactuals.swaps.0.pairs.0.1": "he"}),
+    ),
+    RuleExample(
+        "evaluation.counterfactuals.neutral: a term is its own partner",
+        accepted=_swapped(),
+        rejected=changed(_swapped(), {"spec.evaluation.counterfactuals.neutral.0.0": "Tuesday"}),
+    ),
+    *(
+        RuleExample(
+            f"evaluation.counterfactuals: {name} has no texts whose terms are swapped",
+            accepted=base,
+            rejected=changed(base, {"spec.evaluation.counterfactuals": _SWAPS}),
+        )
+        for name, base in (
+            ("token-classification", _TAGS),
+            ("causal-lm", _LANGUAGE),
+            ("image-classification", _IMAGES),
+        )
     ),
     RuleExample(
         "evaluation.gate: maxShortfall stands instead of min and max",
@@ -548,9 +602,9 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(_TAGS, {"spec.evaluation.threshold": "0.5"}),
     ),
     RuleExample(
-        "evaluation.groups: image-classification is not measured by groups",
-        accepted=_IMAGES,
-        rejected=changed(_IMAGES, {"spec.evaluation.groups": ["domain"]}),
+        "evaluation.gate: groups of image-classification are compared by",
+        accepted=_grouped(_IMAGES, metric="accuracy"),
+        rejected=_grouped(_IMAGES, metric="macroF1"),
     ),
     RuleExample(
         "evaluation.threshold: image-classification tells no labels",

@@ -17,6 +17,7 @@ from finetune_api.report import (
     Failure,
     FailureClass,
     Marks,
+    Overfitting,
     Progress,
     ReportRef,
     Step,
@@ -107,6 +108,8 @@ class World:
     blocked: str | None = None
     ahead: str | None = None
     problems: tuple[Problem, ...] = ()
+    overfitting: Overfitting | None = None
+    """What a training ends with."""
     now: datetime = START
     gangs: dict[int, Gang] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
@@ -354,6 +357,8 @@ class ScriptedEngine:
                 steps=self.world.total_steps,
                 best_step=self.world.total_steps,
                 best_select_loss=0.3,
+                stopped_early=self.world.overfitting is not None,
+                overfitting=self.world.overfitting,
                 checkpoint=f"checkpoints/{attempt}/{self.world.total_steps}",
             )
         if code == 0 and step is not Step.TRAIN:

@@ -63,13 +63,19 @@ def prepared(
     task: Task,
     training: dict[str, Any],
     lora: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
     **dataset: Any,
 ) -> PrepareReport:
     """Run the prepare step on the rows of a job's folder."""
     if not (folder / "claims").exists():
         shutil.copytree(model, folder / "claims" / "models" / "tiny-bert")
     run = a_run(
-        dataset={"train": ROWS} | dataset, task=task, training=training, model=MODEL, lora=lora
+        dataset={"train": ROWS} | dataset,
+        task=task,
+        training=training,
+        evaluation=evaluation,
+        model=MODEL,
+        lora=lora,
     )
     environment = an_environment(folder, run, BASE=str(folder))
     return prepare(RankEnvironment.from_env(environment), run)
@@ -86,7 +92,7 @@ def through_all_steps(
     **dataset: Any,
 ) -> Done:
     """Prepare, train to the end of ``max_steps``, evaluate and export."""
-    made = prepared(folder, model, task, training, lora=lora, **dataset)
+    made = prepared(folder, model, task, training, lora, evaluation, **dataset)
     job = Job(folder, training, task=task, lora=lora)
     with pods(job, 1) as gang:
         code, said = gang[0].end()

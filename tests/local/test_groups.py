@@ -1,4 +1,4 @@
-"""Groups from a column of the data to the verdict: on whom a trained model fails."""
+"""Groups and swapped terms from the manifest to the verdict: on whom a trained model fails."""
 
 from __future__ import annotations
 
@@ -8,19 +8,36 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import load_from_disk
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.run import LAYOUT
-from harness.evaluation import Job, a_prepared_job, a_trained_model, recompute
-from harness.tinymodel import sentences
+from harness.evaluation import MAX_LENGTH, STEP, Job, a_prepared_job, a_trained_model, recompute
+from harness.tinymodel import BAD, GOOD, sentences
 
 Evaluated = tuple[Job, EvaluationReport, list[dict[str, Any]]]
 GATE = [
     {"name": "fair", "metric": "accuracy", "group": "style", "maxShortfall": 0.05},
-    {"name": "fair-by-origin", "metric": "accuracy", "group": "origin", "maxShortfall": 0.5,
-     "insufficient": "pass"},
-]  # fmt: skip
+    {
+        "name": "fair-by-origin",
+        "metric": "accuracy",
+        "group": "origin",
+        "maxShortfall": 0.5,
+        "insufficient": "pass",
+    },
+    {"name": "deaf-to-nouns", "metric": "flipRate", "swap": "nouns", "max": 0.2},
+    {"name": "deaf", "metric": "flipExcess", "max": 0.2, "insufficient": "pass"},
+]
+SWAPS = {
+    "swaps": [
+        {"name": "nouns", "pairs": [["city", "family"]]},
+        {"name": "praise", "pairs": list(zip(GOOD, BAD, strict=True))},
+        {"name": "unseen", "pairs": [["he", "she"]]},
+    ],
+    "neutral": [["film", "story"]],
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +55,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Eva
     split, asked = {"test": 40}, {"groups": ("style", "origin")}
     job = a_prepared_job(folder, tiny_model, rows, asked, split=split)
     job.save_checkpoint(a_trained_model(job, tiny_model))
-    report = job.evaluate(job.run({"gate": GATE}))
+    report = job.evaluate(job.run({"gate": GATE, "counterfactuals": SWAPS}))
     kept = pq.read_table(job.workspace.path(LAYOUT.predictions)).to_pylist()
     return job, report, kept
 
@@ -70,6 +87,7 @@ def test_figures_of_groups_follow_from_the_kept_predictions(evaluated: Evaluated
     compared = recompute(job.workspace.path(LAYOUT.output))
     assert {"style irony None", "style plain ('accuracy', None)"} <= compared
     assert {"style irony ('falsePositiveRate', 'positive')"} <= compared
+    assert {"swaps.neutral_flipRate", "swaps.praise_excess", "swaps.nouns_change"} <= compared
 
 
 def test_the_group_on_which_it_fails_is_found_and_fails_the_gate(
@@ -80,11 +98,50 @@ def test_the_group_on_which_it_fails_is_found_and_fails_the_gate(
     assert irony.found
     assert irony.difference.value < 0 < plain.difference.value
     assert not any(one.found for group in report.groups[1].groups for one in group.contrasts)
-    fair, by_origin = report.gate
+    fair, by_origin, *_ = report.gate
     assert (fair.passed, fair.group) == (False, "irony")
     assert fair.measured == pytest.approx(-irony.difference.value)
     assert by_origin.passed
     assert not job.workspace.path(LAYOUT.output_model).exists()
+
+
+def test_a_term_that_decides_is_found_beside_neutral_ones(evaluated: Evaluated) -> None:
+    _, report, kept = evaluated
+    found = report.counterfactuals
+    assert found is not None
+    nouns, praise, unseen = found.swaps
+    assert praise.found
+    assert praise.flip_rate is not None
+    assert praise.flip_rate.value > 0.5
+    assert praise.excess is not None
+    assert found.neutral.flip_rate is not None
+    assert praise.excess.value == pytest.approx(
+        praise.flip_rate.value - found.neutral.flip_rate.value
+    )
+    assert not nouns.found
+    assert nouns.rows == sum({"city", "family"} & set(row["text"].split()) != set() for row in kept)
+    assert (unseen.rows, unseen.flip_rate, unseen.insufficient) == (0, None, True)
+    *_, deaf_to_nouns, deaf = report.gate
+    assert deaf_to_nouns.passed
+    assert (deaf.passed, deaf.swap, deaf.insufficient) == (False, "praise", True)
+
+
+def test_a_twins_answer_is_that_to_its_text(evaluated: Evaluated) -> None:
+    """Asked of the checkpoint anew, in a plain loop."""
+    job, _, kept = evaluated
+    folder = job.workspace.path(LAYOUT.checkpoint(1, STEP))
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    model.train(mode=False)
+    tokenizer = AutoTokenizer.from_pretrained(job.folder / "model")
+    partner = {"city": "family", "family": "city"}
+    held = [row for row in kept if row["swaps.nouns_predicted"] is not None]
+    for row in held[:10]:
+        twin = " ".join(partner.get(word, word) for word in row["text"].split())
+        assert twin != row["text"]
+        asked = tokenizer(twin, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+        with torch.inference_mode():
+            told = model(**asked).logits[0].softmax(dim=-1).tolist()
+        assert row["swaps.nouns_probabilities"] == pytest.approx(told, abs=1e-5)
 
 
 def test_with_a_test_set_of_its_own_only_that_needs_the_column(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,23 +39,32 @@ GATE = [{"name": "accurate", "metric": "accuracy", "min": 0.95}]
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the digits as folders of classes, and named in rows that say who wrote them."""
     folder = tmp_path_factory.mktemp("digits")
-    write_digits(folder)
+    write_digits(folder / "classes")
+    chance = random.Random(4)
+    lines = ["file_name,label,hand"]
+    for path in sorted((folder / "classes").rglob("*.png")):
+        relative = path.relative_to(folder).as_posix()
+        lines.append(f"{relative},{path.parent.name},{chance.choice(('left', 'right'))}")
+    (folder / "metadata.csv").write_text("\n".join(lines))
     return folder
 
 
 def classified(folder: Path, images: Path, model: Path, **changes: Any) -> Done:
     """Take the digits through all three steps."""
     lora, gate = changes.pop("lora", None), changes.pop("gate", GATE)
+    evaluation = {"gate": gate, "groups": changes.pop("groups", ())}
+    dataset = {"train": "images/classes"} | changes.pop("dataset", {})
     (folder / "images").symlink_to(images)
     return through_all_steps(
         folder,
         model,
         Task.IMAGE_CLASSIFICATION,
         training=TRAINING | changes,
-        evaluation={"gate": gate},
+        evaluation=evaluation,
         lora=lora,
-        train="images",
+        **dataset,
     )
 
 
@@ -65,7 +75,17 @@ def resnet(tmp_path_factory: pytest.TempPathFactory, images: Path) -> Done:
     write_tiny_resnet(folder / "model")
     augmentation = {"shift_percent": 6, "rotation_degrees": 8}
     return classified(
-        folder, images, folder / "model", batch_norm="train", augmentation=augmentation
+        folder,
+        images,
+        folder / "model",
+        batch_norm="train",
+        augmentation=augmentation,
+        groups=("hand",),
+        dataset={
+            "train": "images/metadata.csv",
+            "columns": {"id": "file_name"},
+            "split": {"select": 15},
+        },
     )
 
 
@@ -94,6 +114,26 @@ def test_every_figure_follows_from_the_kept_predictions(resnet: Done) -> None:
     compared = recompute(resnet.workspace.path(LAYOUT.output))
     assert {metric.value for metric in resnet.report.metrics} <= compared
     assert {"majority_errorReduction", "pixels_accuracy"} <= compared
+    assert {"hand left None", "hand right ('accuracy', None)"} <= compared
+    assert "calibrated loss" in compared
+
+
+def test_columns_beside_the_files_make_groups_and_chance_finds_none_worse(resnet: Done) -> None:
+    (column,) = resnet.report.groups
+    hands = [row["groups.hand"] for row in resnet.predictions]
+    assert {one.group: one.rows for one in column.groups} == {
+        hand: hands.count(hand) for hand in ("left", "right")
+    }
+    assert not any(one.found for group in column.groups for one in group.contrasts)
+
+
+def test_probabilities_of_images_are_measured_and_tempered(resnet: Done) -> None:
+    found = resnet.report.calibration
+    assert found is not None
+    assert found.select_rows == resnet.prepared.data.select_rows
+    assert sum(one.rows for one in found.before.bins) == resnet.report.test_rows
+    assert found.temperature is not None
+    assert found.after is not None
 
 
 def test_mistakes_are_named_by_file_the_surest_first(resnet: Done) -> None:
@@ -105,7 +145,7 @@ def test_mistakes_are_named_by_file_the_surest_first(resnet: Done) -> None:
         (one.probability for one in mistakes), reverse=True
     )
     for one in mistakes:
-        assert one.row_id.startswith(f"{one.truth}/"), "the folder is the class"
+        assert one.row_id.startswith(f"classes/{one.truth}/"), "the folder is the class"
         assert wrong[one.row_id]["predicted"] == one.predicted
 
 
@@ -143,7 +183,7 @@ def test_a_small_vit_learns_the_digits(
     assert adapted == (lora is not None)
     if lora is None:
         [row] = done.predictions[:1]
-        [answer] = asked(done.model, [str(images / row["row_id"])])
+        [answer] = asked(done.model, [str(images / "classes" / row["row_id"])])
         expected = dict(zip(done.report.labels, row["probabilities"], strict=True))
         assert answer == pytest.approx(expected, abs=1e-5)
 

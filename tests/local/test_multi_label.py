@@ -6,12 +6,15 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from datasets import load_from_disk
 from transformers import AutoConfig, pipeline
 
 from finetune_api.run import LAYOUT
 from finetune_api.tasks import Baseline, Task
+from finetune_trainer.evaluation.label_baselines import load_label_baselines
+from finetune_trainer.evaluation.thresholds import f1, threshold
 from harness.evaluation import recompute
 from harness.tasks import Done, through_all_steps, write_rows
 
@@ -29,6 +32,7 @@ GATE = [
     {"name": "better-than-guessing", "metric": "errorReduction", "min": 0.1,
      "against": "majority"},
 ]  # fmt: skip
+SWAPS = {"swaps": [{"name": "about", "pairs": [["actor", "war"]]}], "neutral": [["film", "story"]]}
 WORDS = {"acting": "actor", "music": "music", "war": "war"}
 NEUTRAL = "the a this film story scene plot camera ending director family city".split()
 
@@ -54,7 +58,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Done:
         tiny_model,
         Task.MULTI_LABEL_CLASSIFICATION,
         training=TRAINING,
-        evaluation={"gate": GATE, "threshold": "tune"},
+        evaluation={"gate": GATE, "threshold": "tune", "counterfactuals": SWAPS},
         columns={"id": "id"},
         split={"strategy": "stratified", "select": 20},
     )
@@ -82,12 +86,36 @@ def test_a_rows_labels_are_kept_whole_and_none_is_a_target_too(done: Done) -> No
 def test_figures_follow_from_the_kept_predictions(done: Done) -> None:
     compared = recompute(done.workspace.path(LAYOUT.output))
     assert {"microF1", "macroF1", "loss", "majority_errorReduction"} <= compared
+    assert {"swaps.about_flipRate", "swaps.about_change"} <= compared
     assert [one.name for one in done.report.baselines] == [Baseline.MAJORITY, Baseline.TFIDF]
     names = done.report.labels
     thresholds = [done.report.thresholds[name] for name in names]
     for row in done.predictions:
         told = zip(names, row["probabilities"], thresholds, strict=True)
         assert set(row["predicted"]) == {name for name, p, least in told if p >= least}
+
+
+def test_the_baselines_thresholds_are_tuned_by_the_same_rule_on_the_same_rows(done: Done) -> None:
+    names, baselines = done.report.labels, done.report.baselines
+    tuned = done.report.baseline_thresholds
+    sources = {key: text for key, text, _ in labeled(300)}
+    select = load_from_disk(str(done.workspace.path(LAYOUT.prepared / "select")))
+    truth = np.asarray(select["label"], dtype=np.bool_)
+    texts = [sources[key] for key in select["row_id"]]
+    shares, tfidf = load_label_baselines(done.workspace.path(LAYOUT.baselines))
+    own = (shares.predict_proba(texts), tfidf.predict_proba(texts))
+    for report, said in zip(baselines, own, strict=True):
+        cuts = tuned[report.name]
+        assert cuts == pytest.approx(
+            {
+                name: threshold("tune", said[:, place], truth[:, place], f1)
+                for place, name in enumerate(names)
+            }
+        )
+        for row in done.predictions:
+            pairs = zip(names, row[f"{report.name}_probabilities"], strict=True)
+            told = {name for name, p in pairs if p >= cuts[name]}
+            assert set(row[f"{report.name}_predicted"]) == told
 
 
 def test_the_exported_model_gives_each_labels_probability_in_a_plain_pipeline(done: Done) -> None:

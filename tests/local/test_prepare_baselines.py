@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluation import baselines
+from finetune_trainer.evaluation import tfidf
 from finetune_trainer.evaluation.baselines import (
     Baseline,
-    Fitted,
+    Majority,
+    TfidfLogistic,
     fit_baselines,
     load_baselines,
     save_baselines,
 )
+from finetune_trainer.evaluation.search import Fitted
 
 SEED = 3
+Fits = tuple[Fitted[Majority], Fitted[TfidfLogistic]]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def rows(sentences_csv: Path) -> tuple[list[str], list[int]]:
 
 
 @pytest.fixture(scope="module")
-def fitted(rows: tuple[list[str], list[int]]) -> list[Fitted]:
+def fitted(rows: tuple[list[str], list[int]]) -> Fits:
     texts, labels = rows
     return fit_baselines(texts[:300], labels[:300], range(300), SEED)
 
@@ -38,7 +41,7 @@ def accuracy(baseline: Baseline, texts: list[str], labels: list[int]) -> float:
 
 
 def test_words_beat_the_majority_on_rows_that_nobody_saw(
-    fitted: list[Fitted], rows: tuple[list[str], list[int]]
+    fitted: Fits, rows: tuple[list[str], list[int]]
 ) -> None:
     texts, labels = rows
     majority, tfidf = (one.baseline for one in fitted)
@@ -48,24 +51,25 @@ def test_words_beat_the_majority_on_rows_that_nobody_saw(
 
 
 def test_cross_validation_tells_about_what_unseen_rows_do(
-    fitted: list[Fitted], rows: tuple[list[str], list[int]]
+    fitted: Fits, rows: tuple[list[str], list[int]]
 ) -> None:
     texts, labels = rows
-    told = fitted[1].cross_validated_accuracy
+    told = fitted[1].cross_validated
     assert told is not None
     assert abs(told - accuracy(fitted[1].baseline, texts[300:], labels[300:])) < 0.1
 
 
 def test_what_is_read_again_says_the_same_and_nothing_is_pickled(
-    fitted: list[Fitted], rows: tuple[list[str], list[int]], tmp_path: Path
+    fitted: Fits, rows: tuple[list[str], list[int]], tmp_path: Path
 ) -> None:
     texts = [*rows[0], "", "words that nobody knows", "漢字"]
     save_baselines([one.baseline for one in fitted], tmp_path)
     loaded = load_baselines(tmp_path)
     assert [one.name for one in loaded] == ["majority", "tfidf"]
-    for one, again in zip(fitted, loaded, strict=True):
+    told = [one.baseline.predict_proba(texts) for one in fitted]
+    for again, expected in zip(loaded, told, strict=True):
         probabilities = again.predict_proba(texts)
-        np.testing.assert_array_equal(probabilities, one.baseline.predict_proba(texts))
+        np.testing.assert_array_equal(probabilities, expected)
         assert probabilities.shape == (len(texts), 2)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1)
         assert again.predict_proba([]).shape == (0, 2)
@@ -73,7 +77,7 @@ def test_what_is_read_again_says_the_same_and_nothing_is_pickled(
 
 
 def test_the_same_rows_and_seed_give_the_same_baselines(
-    fitted: list[Fitted], rows: tuple[list[str], list[int]]
+    fitted: Fits, rows: tuple[list[str], list[int]]
 ) -> None:
     texts, labels = rows
     again = fit_baselines(texts[:300], labels[:300], range(300), SEED)
@@ -91,7 +95,7 @@ def test_copies_of_a_row_in_one_group_teach_cross_validation_nothing() -> None:
     labels = chance.integers(0, 2, size=120).tolist()
     grouped = fit_baselines(texts * 4, labels * 4, list(range(120)) * 4, SEED)
     ungrouped = fit_baselines(texts * 4, labels * 4, range(480), SEED)
-    told, leaked = (one[1].cross_validated_accuracy for one in (grouped, ungrouped))
+    told, leaked = (one[1].cross_validated for one in (grouped, ungrouped))
     assert told is not None
     assert leaked is not None
     assert leaked > 0.95
@@ -100,14 +104,14 @@ def test_copies_of_a_row_in_one_group_teach_cross_validation_nothing() -> None:
 
 def test_too_few_units_for_folds_leave_the_accuracy_unsaid() -> None:
     fitted = fit_baselines(["good", "good too", "bad"], [1, 1, 0], ["g", "g", "h"], SEED)
-    assert fitted[1].cross_validated_accuracy is None
+    assert fitted[1].cross_validated is None
     assert fitted[1].baseline.predict_proba(["good"]).argmax() == 1
 
 
 def test_a_class_that_the_drawn_rows_lack_keeps_its_column(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(baselines, "FIT_ROWS", 40)
+    monkeypatch.setattr(tfidf, "FIT_ROWS", 40)
     texts = [f"good {number}" for number in range(100)] + [f"bad {number}" for number in range(100)]
     labels = [0] * 100 + [2] * 100
     fitted = fit_baselines([*texts, "rare"], [*labels, 1], range(201), SEED)

@@ -31,6 +31,12 @@ GATE = [
 NEUTRAL = "the a this film story actor scene plot camera music ending director".split()
 
 
+SWAPS = {
+    "swaps": [{"name": "praise", "pairs": [["brilliant", "boring"]]}],
+    "neutral": [["film", "story"]],
+}
+
+
 def numbered(rows: int) -> list[tuple[str, str, float]]:
     """Distinct sentences, each with a number around 5000 that its good and bad words decide."""
     chance = random.Random(5)
@@ -53,7 +59,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Done:
         tiny_model,
         Task.TEXT_REGRESSION,
         training=TRAINING,
-        evaluation={"gate": GATE},
+        evaluation={"gate": GATE, "counterfactuals": SWAPS},
         columns={"id": "id"},
     )
 
@@ -71,6 +77,16 @@ def test_every_figure_follows_from_the_kept_predictions(done: Done) -> None:
     assert {metric.value for metric in done.report.metrics} <= compared
     assert [one.name for one in done.report.baselines] == [Baseline.MEAN, Baseline.TFIDF]
     assert {"mean_errorReduction", "tfidf_errorReduction"} <= compared
+    assert {"swaps.praise_change", "swaps.neutral_change"} <= compared
+
+
+def test_swapping_what_decides_moves_the_number_more_than_neutral_words(done: Done) -> None:
+    found = done.report.counterfactuals
+    assert found is not None
+    (praise,) = found.swaps
+    assert (praise.flip_rate, praise.found) == (None, True)
+    assert praise.change is not None
+    assert praise.change.value > 20
 
 
 def test_the_exported_model_gives_the_scored_numbers_in_a_plain_pipeline(done: Done) -> None:

@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluationreport import EvaluationReport
+from finetune_api.evaluationreport import (
+    CounterfactualsReport,
+    EvaluationReport,
+    Interval,
+    SwapScores,
+)
 from finetune_api.status import EvaluationStatus
 from finetune_operator.core.groups import STATUS_BYTES, group_differences, within_bytes
 from finetune_operator.core.intake import verdict
@@ -58,6 +63,7 @@ def largest() -> EvaluationReport:
 
 def test_the_verdict_in_a_status_is_at_most_8_kib() -> None:
     report = largest()
+    wide = Interval(value=0.123456789012345, low=0.123456789012345, high=0.123456789012345)
     status = EvaluationStatus(
         passed=True,
         test_rows=report.test_rows,
@@ -75,6 +81,19 @@ def test_the_verdict_in_a_status_is_at_most_8_kib() -> None:
     assert size <= STATUS_BYTES
     assert kept.groups == status.groups, "the classes go before them"
     assert len(kept.groups) == 12
+    one = SwapScores(
+        name="s" * 63,
+        rows=2000,
+        flip_rate=wide,
+        change=wide,
+        excess=wide,
+        p_value=0.123456789012345,
+    )
+    swaps = CounterfactualsReport(neutral=one, swaps=(one,) * 12)
+    with_swaps = within_bytes(status.model_copy(update={"counterfactuals": swaps}))
+    assert (
+        len(with_swaps.model_dump_json(by_alias=True, exclude_none=True).encode()) <= STATUS_BYTES
+    )
     small = status.model_copy(update={"groups": (), "per_class": ()})
     assert within_bytes(small) == small
 

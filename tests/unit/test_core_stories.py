@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finetune_api.job import FineTuneJob
 from finetune_api.phases import TRANSITIONS, ConditionType, Phase, Reason
-from finetune_api.report import FailureClass, Step
+from finetune_api.report import FailureClass, Overfitting, Step
 from finetune_api.times import milliseconds_between, parse_time
 from finetune_api.usage import EndEvidence, TimeClass
 from finetune_operator.core.conditions import find
@@ -57,6 +57,40 @@ def class_milliseconds(world: World, name: TimeClass | None = None) -> int:
         for share in entry.classes
         if name is None or share.name == name
     )
+
+
+async def test_an_overfitted_training_says_so_with_its_figures_and_goes_on_to_its_verdict() -> None:
+    found = Overfitting(
+        step=60,
+        select_loss=0.45,
+        train_loss=0.05,
+        best_step=30,
+        best_select_loss=0.31,
+        train_loss_at_best=0.25,
+    )
+    world = World(job=a_job(), cards=(a_card(),), overfitting=found)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    condition = find(world.status.conditions, ConditionType.OVERFITTING)
+    assert condition is not None
+    assert (condition.status, condition.reason) == ("True", Reason.SELECT_LOSS_RISES)
+    assert condition.message == (
+        "The loss on the select rows rose, 0.3100 at step 30 to 0.4500 at step 60, while the "
+        "training loss fell, 0.2500 to 0.0500; the checkpoint of step 30 is kept."
+    )
+    trained = find(world.status.conditions, ConditionType.TRAINED)
+    assert trained is not None
+    assert "stopped early as it overfitted" in trained.message
+    told = [event for event in world.events if event.reason == Reason.SELECT_LOSS_RISES]
+    assert [(event.kind, event.message) for event in told] == [("Warning", condition.message)]
+
+
+async def test_a_training_that_does_not_overfit_says_nothing_of_it() -> None:
+    world = World(job=a_job(), cards=(a_card(),))
+    await drive(world)
+    assert world.status is not None
+    assert find(world.status.conditions, ConditionType.OVERFITTING) is None
 
 
 async def test_a_job_goes_from_manifest_to_verdict() -> None:

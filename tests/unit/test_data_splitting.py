@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -166,6 +167,37 @@ def test_no_input_of_the_test_set_is_left_in_the_other_roles(
     assert not keys[1] & keys[2]
     assert roles.test == tuple(held)
     assert len(rows) == len(roles.train) + len(roles.select) + counts.dropped
+
+
+DISGUISES = (
+    str,
+    str.upper,
+    str.title,
+    lambda text: f"  {text}\n",
+    lambda text: text.replace(" ", " \t  "),
+    lambda text: "".join(chr(ord(one) + 0xFEE0) if one.isalnum() else one for one in text),
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 39), st.sampled_from(DISGUISES)), max_size=30),
+    st.integers(0, 99),
+)
+def test_rows_copied_from_test_into_train_are_found_all_of_them_and_no_other(
+    copies: list[tuple[int, Callable[[str], str]]], seed: int
+) -> None:
+    held = [a_row(f"t{number}", f"test row number {number}") for number in range(40)]
+    own = [a_row(f"o{number}", f"train row number {number}") for number in range(60)]
+    planted = [
+        a_row(f"p{place}", disguise(f"test row number {number}"))
+        for place, (number, disguise) in enumerate(copies)
+    ]
+    counts = Counts()
+    divided = split([*own, *planted], Split(seed=seed), held)
+    roles = without_leaks(divided, counts, own_test=True)
+    assert {row.id for row in (*roles.train, *roles.select)} == {row.id for row in own}
+    assert counts.rows[LEAK] == len(planted)
+    assert roles.test == tuple(held)
 
 
 def test_groups_of_the_users_test_set_leave_the_training_rows() -> None:

@@ -378,6 +378,31 @@ def test_the_lower_loss_lies_lower() -> None:
     assert drawn.train.dots[0].y < drawn.train.dots[-1].y
 
 
+def test_overfitting_and_the_gap_are_told_beside_the_curve() -> None:
+    message = "The loss on the select rows rose from 0.31 at step 30 to 0.45 at step 60."
+    condition = {
+        "type": "Overfitting",
+        "status": "True",
+        "reason": "SelectLossRises",
+        "message": message,
+        "lastTransitionTime": "2026-11-23T10:05:14Z",
+    }
+    found = {
+        "trainRows": 857,
+        "selectRows": 857,
+        "trainLoss": an_interval(0.29, 0.27, 0.31),
+        "selectLoss": an_interval(0.38, 0.35, 0.41),
+        "gap": an_interval(0.09, 0.06, 0.12),
+    }
+    facts = dataclasses.replace(
+        complete(conditions=[condition]), evaluation=evaluated(generalization=found)
+    )
+    text = read(facts).text
+    assert f"It began to learn its rows by heart. {message}" in text
+    assert "a generalization gap of 0.090 [0.060, 0.120]" in text
+    assert "by heart" not in read(complete()).text
+
+
 def test_an_unfinished_curve_leaves_room_for_the_steps_to_come() -> None:
     half = {"step": 149, "totalSteps": 298, "percent": "50 %"}
     points = [{"step": 1, "loss": 0.7}, {"step": 149, "loss": 0.4}]

@@ -202,17 +202,17 @@ def test_features_tell_what_a_word_alone_does_not_and_are_kept_without_pickle(
 ) -> None:
     rows = [("in" if number % 2 else "with", f"Name{number}") for number in range(40)]
     tags: list[Tags] = [("O", "B-LOC" if number % 2 else "B-PER") for number in range(40)]
-    fitted = fit_taggers(rows, tags, list(range(40)), spans_of_iob2, seed=1)
-    assert fitted.features_f1 == 1.0
-    assert fitted.features.tag([("in", "Unseen"), ("with", "Unseen")]) == [
+    of_words, of_features = fit_taggers(rows, tags, list(range(40)), spans_of_iob2, seed=1)
+    assert of_features.cross_validated == 1.0
+    assert of_features.baseline.tag([("in", "Unseen"), ("with", "Unseen")]) == [
         ("O", "B-LOC"),
         ("O", "B-PER"),
     ]
-    save_taggers(fitted, tmp_path)
+    save_taggers(of_words.baseline, of_features.baseline, tmp_path)
     asked = [*rows, ("in", "Unseen", "with")]
     majority, features = load_taggers(tmp_path)
-    assert fitted.majority.tag(asked) == majority.tag(asked)
-    assert fitted.features.tag(asked) == features.tag(asked)
+    assert of_words.baseline.tag(asked) == majority.tag(asked)
+    assert of_features.baseline.tag(asked) == features.tag(asked)
 
 
 def test_a_shape_is_capitals_small_letters_and_digits() -> None:

@@ -1,11 +1,13 @@
 """Thresholds: the best cut of the select rows, and a half where those don't tell."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.tasks import Metric
+from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import classification, multilabel
 from finetune_trainer.evaluation.classification import RowOutputs
 from finetune_trainer.evaluation.metrics import Floats
@@ -72,6 +74,15 @@ def test_of_two_classes_the_last_is_told_from_its_threshold_on() -> None:
     ]
     assert told == [[0, 0, 0, 0, 1], [0, 0, 1, 1, 1], [0, 0, 0, 0, 0]]
     outputs = RowOutputs(("no", "yes"), labels, logits, {}, threshold=0.3)
+    baseline = np.stack([1 - last, last], axis=1)
+    beside = RowOutputs(
+        ("no", "yes"),
+        labels,
+        logits,
+        {Baseline.TFIDF: baseline},
+        baseline_thresholds={Baseline.TFIDF: 0.3},
+    )
+    assert beside.outcomes.predicted.tolist() == [[0, 0, 0, 0, 1], [0, 0, 1, 1, 1]]
     assert classification.score(outputs, 200, seed=1).metrics[Metric.ACCURACY].value == 1
 
 
@@ -86,4 +97,10 @@ def test_each_label_is_told_from_its_own_threshold_on() -> None:
         thresholds=np.array([0.3, 0.6]),
     )
     assert np.array_equal(outputs.answers[0], truth)
+    beside = replace(
+        outputs,
+        baselines={Baseline.TFIDF: probabilities},
+        baseline_thresholds={Baseline.TFIDF: np.array([0.3, 0.6])},
+    )
+    assert np.array_equal(beside.answers[1], truth)
     assert multilabel.score(outputs, 200, seed=1).metrics[Metric.EXACT_MATCH].value == 1

@@ -60,10 +60,11 @@ def _rank(contrast: Contrast | None) -> tuple[bool, float]:
 
 def within_bytes(status: EvaluationStatus) -> EvaluationStatus:
     """The status without what is also in the report, as far as it would be too long."""
-    for part in ("confusion_matrix", "per_class", "groups"):
+    for part in ("confusion_matrix", "per_class", "groups", "counterfactuals"):
         if len(status.model_dump_json(by_alias=True, exclude_none=True).encode()) <= STATUS_BYTES:
             break
-        status = status.model_copy(update={part: ()})
+        empty = None if part == "counterfactuals" else ()
+        status = status.model_copy(update={part: empty})
     return status
 
 

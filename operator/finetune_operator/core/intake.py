@@ -11,7 +11,7 @@ from datetime import datetime
 from finetune_api.datareport import PrepareReport
 from finetune_api.evaluationreport import EvaluationReport, Interval
 from finetune_api.phases import ConditionType, Reason
-from finetune_api.report import CurvePoint, FailureClass, ReportRef, Step, TrainResult
+from finetune_api.report import CurvePoint, FailureClass, Overfitting, ReportRef, Step, TrainResult
 from finetune_api.run import LAYOUT
 from finetune_api.status import (
     Artifact,
@@ -205,7 +205,8 @@ def _prepared(
 
 
 def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: int) -> JobStatus:
-    early = ", stopped early as it did not get better any more" if result.stopped_early else ""
+    why = "it overfitted" if result.overfitting else "it did not get better any more"
+    early = f", stopped early as {why}" if result.stopped_early else ""
     message = (
         f"{result.steps} steps{early}; the best checkpoint is of step {result.best_step}, with "
         f"loss {result.best_select_loss:.4f} on the select rows."
@@ -214,6 +215,20 @@ def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: 
         message += f" Packed rows filled {result.packed_fill:.0%} of their sequences."
     elif status.resolved is not None and status.resolved.packing:
         message += " Rows were not packed: the model would have seen over their borders."
+    if result.overfitting is not None:
+        status = status.model_copy(
+            update={
+                "conditions": with_condition(
+                    status.conditions,
+                    ConditionType.OVERFITTING,
+                    "True",
+                    Reason.SELECT_LOSS_RISES,
+                    _overfitted(result.overfitting),
+                    now=now,
+                    generation=generation,
+                )
+            }
+        )
     return status.model_copy(
         update={
             "best_checkpoint": result.checkpoint,
@@ -228,6 +243,15 @@ def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: 
                 generation=generation,
             ),
         }
+    )
+
+
+def _overfitted(found: Overfitting) -> str:
+    rose = f"{found.best_select_loss:.4f} at step {found.best_step} to {found.select_loss:.4f}"
+    fell = f"{found.train_loss_at_best:.4f} to {found.train_loss:.4f}"
+    return (
+        f"The loss on the select rows rose, {rose} at step {found.step}, while the training loss "
+        f"fell, {fell}; the checkpoint of step {found.best_step} is kept."
     )
 
 
@@ -269,6 +293,8 @@ def _evaluated(
         baselines=report.baselines,
         gate=report.gate,
         groups=group_differences(report),
+        counterfactuals=report.counterfactuals,
+        generalization=report.generalization,
         temperature=None if report.calibration is None else report.calibration.temperature,
         per_class=report.per_class[:_INLINE_CLASSES],
         confusion_matrix=report.confusion_matrix if small else (),
@@ -309,8 +335,9 @@ def verdict(report: EvaluationReport) -> str:
         else:
             found = "undefined" if result.measured is None else f"{result.measured:.4f}"
             limit = "at most" if METRICS[result.metric].lower_is_better else "at least"
+            of = f" of swap {result.swap}" if result.swap is not None else ""
             text += (
-                f" Gate {result.name}: {result.metric} ({result.bound}) is {found}, required "
+                f" Gate {result.name}: {result.metric}{of} ({result.bound}) is {found}, required "
                 f"{limit} {result.required:g}."
             )
     return text

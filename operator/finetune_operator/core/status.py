@@ -26,6 +26,10 @@ _WELCOME = frozenset(
 """Conditions whose False is a warning."""
 
 
+_UNWELCOME = frozenset({ConditionType.FAILED, ConditionType.OVERFITTING})
+"""Conditions whose True is one."""
+
+
 _RUNNING_REASONS = {"Starting": Reason.STARTING, "Running": Reason.RUNNING}
 
 
@@ -198,7 +202,7 @@ def flips(before: JobStatus, after: JobStatus) -> tuple[Event, ...]:
         ):
             # A failed gate fails the job: one story, told once.
             continue
-        bad = condition.type is ConditionType.FAILED or (
+        bad = condition.type in _UNWELCOME or (
             condition.type in _WELCOME and condition.status == "False"
         )
         events.append(

@@ -19,8 +19,14 @@ class ImageSources:
     images: Sequence[ImageFiles]
 
     @classmethod
-    def of(cls, form: ImageRows, files: Sequence[SourceFile], dataset: Dataset) -> "ImageSources":
-        """The sources of one role."""
+    def of(
+        cls,
+        form: ImageRows,
+        files: Sequence[SourceFile],
+        dataset: Dataset,
+        groups: tuple[str, ...] = (),
+    ) -> "ImageSources":
+        """The sources of one role; ``groups`` are columns of ``evaluation.groups``."""
         images = [ImageFiles(file.origin, file.root) for file in files]
         rows = [
             RowSource(
@@ -32,6 +38,7 @@ class ImageSources:
                 if file.path.is_dir()
                 else with_image_column(dataset.columns, file.path.name),
                 prefix=f"{file.path.name}:" if len(files) > 1 else "",
+                groups=groups,
             )
             for file, beside in zip(files, images, strict=True)
         ]

@@ -102,6 +102,11 @@ def _read_classes(source: RowSource) -> Iterator[AnyRow]:
             f"{source.name}: a folder of classes has no columns and no format; leave "
             "dataset.columns and dataset.format out, or name the images in metadata.csv"
         )
+    if source.groups:
+        raise DataError(
+            f"{source.name}: a folder of classes has no column {source.groups[0]!r} "
+            "(evaluation.groups[0]); name the images in metadata.csv, with this column beside them"
+        )
     named = replace(source, columns=source.columns.model_copy(update={"id": _FILE}))
     for number, (path, label) in enumerate(class_files(source.path, source.name), start=1):
         values = {settings["image"]: path, settings["label"]: label, _FILE: row_name(path)}

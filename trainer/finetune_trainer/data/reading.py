@@ -101,7 +101,9 @@ def _clean_sample(
     groups: tuple[str, ...],
 ) -> _CleanSample:
     dataset, counts = run.dataset, Counts()
-    images = ImageSources.of(form, files, dataset) if isinstance(form, ImageRows) else None
+    images = None
+    if isinstance(form, ImageRows):
+        images = ImageSources.of(form, files, dataset, groups)
     sources = images.rows if images else _row_sources(run, form, files, groups)
     cleaned = clean(read_files(sources), dataset.cleaning, dataset.labels, counts, form)
     if images:

@@ -4,27 +4,23 @@
 and scores the same test rows as the model.
 """
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline as BaselineName
+from finetune_trainer.evaluation.search import Fitted, class_folds, units_of
 from finetune_trainer.evaluation.tfidf import (
-    CANDIDATES,
-    FIT_ROWS,
-    FOLDS,
-    SEARCH_ROWS,
     NGrams,
-    drawn,
+    fit_tfidf,
     load_tfidf,
-    make_vectorizer,
     reading_baselines,
     save_tfidf,
 )
@@ -35,6 +31,7 @@ Integers = NDArray[np.int64]
 _STRENGTHS = (1.0, 3.0, 10.0, 30.0)
 _ITERATIONS = 300
 _MAJORITY_FILE = "majority.json"
+_SELECT_FILE = "select.safetensors"
 
 
 class Baseline(Protocol):
@@ -79,91 +76,36 @@ class TfidfLogistic:
         return probabilities
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fitted:
-    """A baseline with what cross-validation within the training rows chose, and how that did."""
-
-    baseline: Baseline
-    settings: dict[str, str]
-    cross_validated_accuracy: float | None
-
-
 def fit_baselines(
     texts: Sequence[str], labels: Sequence[int], groups: Sequence[object], seed: int
-) -> list[Fitted]:
+) -> tuple[Fitted[Majority], Fitted[TfidfLogistic]]:
     """Fit majority and TF-IDF on the training rows.
 
     ``labels`` are class numbers from 0 without gaps; rows of one group (equal inputs, or the
     group column's value) stay in one fold. The same rows and seed give the same baselines.
     """
     targets = np.asarray(labels, dtype=np.int64)
-    _, units = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
+    units = units_of(groups)
     majority = Majority(shares=tuple((np.bincount(targets) / len(targets)).tolist()))
-    most_frequent = float(max(majority.shares))
-    search = drawn(len(texts), SEARCH_ROWS, seed)
-    chosen = _search([texts[row] for row in search], targets[search], units[search], seed)
-    fit = drawn(len(texts), FIT_ROWS, seed)
-    vectorizer = make_vectorizer(chosen.ngrams)
-    vectors = vectorizer.fit_transform([texts[row] for row in fit])
-    classifier = _classifier(chosen.strength).fit(vectors, targets[fit])
-    return [
-        Fitted(baseline=majority, settings={}, cross_validated_accuracy=most_frequent),
+    tfidf = fit_tfidf(
+        texts,
+        lambda rows: class_folds(targets[rows], units[rows], seed),
+        strengths=("C", _STRENGTHS),
+        learn=lambda vectors, rows, strength: _classifier(strength).fit(vectors, targets[rows]),
+        tell=lambda classifier, vectors: classifier.predict(vectors),
+        score=lambda rows, told: float((np.concatenate(told) == targets[rows]).mean()),
+        seed=seed,
+    )
+    return (
+        Fitted(baseline=majority, cross_validated=float(max(majority.shares))),
         Fitted(
-            baseline=TfidfLogistic(chosen.ngrams, len(majority.shares), vectorizer, classifier),
-            settings={
-                "n-grams": str(chosen.ngrams),
-                "C": f"{chosen.strength:g}",
-                "folds": str(chosen.folds),
-                "rows": str(len(fit)),
-            },
-            cross_validated_accuracy=chosen.accuracy,
+            baseline=TfidfLogistic(
+                tfidf.ngrams, len(majority.shares), tfidf.vectorizer, tfidf.learned
+            ),
+            settings=tfidf.settings,
+            cross_validated=tfidf.score,
         ),
-    ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """What a search ended with; without folds it is the first candidate, unmeasured."""
-
-    ngrams: NGrams
-    strength: float
-    accuracy: float | None
-    folds: int
-
-
-def _search(texts: list[str], targets: Integers, units: Integers, seed: int) -> _Choice:
-    """Try every setting in every fold; the best mean accuracy wins, the simpler one in a tie."""
-    folds = list(class_folds(targets, units, seed))
-    if not folds:
-        return _Choice(ngrams=CANDIDATES[0], strength=1.0, accuracy=None, folds=0)
-    scores = {(ngrams, strength): 0.0 for ngrams in CANDIDATES for strength in _STRENGTHS}
-    scored = sum(len(held) for _, held in folds)
-    for ngrams in CANDIDATES:
-        for train, held in folds:
-            vectorizer = make_vectorizer(ngrams)
-            vectors = vectorizer.fit_transform([texts[row] for row in train])
-            unseen = vectorizer.transform([texts[row] for row in held])
-            for strength in _STRENGTHS:
-                classifier = _classifier(strength).fit(vectors, targets[train])
-                right = np.count_nonzero(classifier.predict(unseen) == targets[held])
-                scores[ngrams, strength] += right / scored
-    ngrams, strength = max(scores, key=lambda setting: scores[setting])
-    accuracy = float(scores[ngrams, strength])
-    return _Choice(ngrams=ngrams, strength=strength, accuracy=accuracy, folds=len(folds))
-
-
-def class_folds(
-    targets: Integers, units: Integers, seed: int
-) -> Iterator[tuple[Integers, Integers]]:
-    """Folds that share no unit, each with every class to learn from; none if there are too few."""
-    per_class = [len(np.unique(units[targets == number])) for number in np.unique(targets)]
-    number = min(FOLDS, *per_class)
-    if number < 2 or len(per_class) < 2:
-        return
-    cut = StratifiedGroupKFold(n_splits=number, shuffle=True, random_state=seed)
-    for train, held in cut.split(targets, targets, units):
-        if len(held) and len(np.unique(targets[train])) == len(per_class):
-            yield train, held
+    )
 
 
 def _classifier(strength: float) -> Any:
@@ -184,6 +126,30 @@ def load_majority(folder: Path) -> Majority:
     """Read what ``save_majority`` wrote."""
     saved = _SavedMajority.model_validate_json((folder / _MAJORITY_FILE).read_bytes())
     return Majority(saved.shares)
+
+
+def save_select(probabilities: Mapping[BaselineName, Floats], folder: Path) -> None:
+    """Keep what baselines say of the select rows, ``[rows, classes]``: it tunes their thresholds.
+
+    ``evaluate`` has the select rows as the model reads them, and no texts.
+    """
+    whole = {name.value: np.ascontiguousarray(values) for name, values in probabilities.items()}
+    save_file(whole, folder / _SELECT_FILE)
+
+
+def load_select(folder: Path) -> Mapping[BaselineName, Floats]:
+    """Read what ``save_select`` wrote.
+
+    Raises
+    ------
+    DataError
+        If it is missing.
+    StorageError
+        If it can't be read.
+    """
+    with reading_baselines(folder):
+        kept = load_file(folder / _SELECT_FILE)
+    return {BaselineName(name): values for name, values in kept.items()}
 
 
 def save_baselines(baselines: Sequence[Baseline], folder: Path) -> None:

@@ -1,10 +1,11 @@
 """What a classifier of texts is measured by, and compared with: majority and tuned TF-IDF."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -12,21 +13,24 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from finetune_api.datareport import BaselineFit
+from finetune_api.tasks import Baseline as BaselineName
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.baselines import (
     Baseline,
-    Fitted,
     fit_baselines,
     load_baselines,
+    load_select,
     save_baselines,
+    save_select,
 )
 from finetune_trainer.evaluation.calibration import calibrate
-from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
+from finetune_trainer.evaluation.classification import RowOutputs, by_group, score, tell
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Integers, log_probabilities
 from finetune_trainer.evaluation.tables import named, of_rows, vectors
-from finetune_trainer.evaluation.thresholds import mean_f1, threshold
+from finetune_trainer.evaluation.thresholds import TUNE, mean_f1, threshold
+from finetune_trainer.evaluation.twins import Answers, counterfactuals
 from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
 
 PROOF_ROWS = 16
@@ -58,17 +62,12 @@ class ClassEvidence:
         save_baselines([one.baseline for one in fitted], folder)
         texts = [row.input for row in select]
         truth = np.asarray([numbers[row.target] for row in select])
-
-        def fit_of(one: Fitted) -> BaselineFit:
-            predicted = one.baseline.predict_proba(texts).argmax(axis=1)
-            return BaselineFit(
-                name=one.baseline.name,
-                settings=one.settings,
-                cross_validated=one.cross_validated_accuracy,
-                select=float((predicted == truth).mean()),
-            )
-
-        return tuple(fit_of(one) for one in fitted)
+        told = {one.baseline.name: one.baseline.predict_proba(texts) for one in fitted}
+        save_select(told, folder)
+        return tuple(
+            one.report(float((told[one.baseline.name].argmax(axis=1) == truth).mean()))
+            for one in fitted
+        )
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, in the same order."""
@@ -88,18 +87,33 @@ class ClassEvidence:
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
             threshold=cut,
+            baseline_thresholds=_baseline_thresholds(test, select_labels),
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
+        swapped = counterfactuals(
+            test,
+            partial(_answers, outputs),
+            outputs.logits,
+            lambda changes: np.abs(changes).sum(axis=1) / 2,
+            outputs.groups,
+        )
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         probabilities = np.exp(log_probabilities(outputs.logits[chosen]))
         return Findings(
             scores=replace(
                 scores,
                 groups=by_group(outputs, test.grouped),
+                counterfactuals=swapped.report if swapped else None,
                 calibration=calibrate(select, select_labels, outputs.logits, outputs.labels),
                 thresholds={} if cut is None else {outputs.names[1]: cut},
+                baseline_thresholds={
+                    name: {outputs.names[1]: own}
+                    for name, own in outputs.baseline_thresholds.items()
+                },
             ),
-            predictions=predictions_table(test, outputs),
+            predictions=predictions_table(
+                test, outputs, further=swapped.columns if swapped else {}
+            ),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,
                 inputs=[texts[place] for place in chosen],
@@ -107,6 +121,14 @@ class ClassEvidence:
                 device=test.run.gang.device,
             ),
         )
+
+
+def _answers(outputs: RowOutputs, logits: NDArray[np.float32]) -> Answers:
+    """What the model says of other rows, told by the same threshold."""
+    probabilities = np.exp(log_probabilities(logits))
+    told = tell(probabilities, outputs.threshold)
+    columns = {"predicted": named(outputs.names, told), "probabilities": vectors(probabilities)}
+    return Answers(told=told, values=probabilities, columns=columns)
 
 
 def _threshold(test: TestRows, logits: NDArray[np.float32], labels: Integers) -> float | None:
@@ -118,14 +140,27 @@ def _threshold(test: TestRows, logits: NDArray[np.float32], labels: Integers) ->
     return threshold(asked, last, labels == 1, mean_f1)
 
 
+def _baseline_thresholds(test: TestRows, labels: Integers) -> dict[BaselineName, float]:
+    """Those that the same rule finds for the baselines, on the same select rows."""
+    if test.run.evaluation.threshold != TUNE:
+        return {}
+    return {
+        name: threshold(TUNE, values[:, 1], labels == 1, mean_f1)
+        for name, values in load_select(test.baselines).items()
+    }
+
+
 def predictions_table(
-    test: TestRows, outputs: RowOutputs, kept: Sequence[str] = ("text",)
+    test: TestRows,
+    outputs: RowOutputs,
+    kept: Sequence[str] = ("text",),
+    further: Mapping[str, pa.Array] = MappingProxyType({}),
 ) -> pa.Table:
     """Lay out the predictions, a row each: every figure of the report follows from this table.
 
     Columns: ``row_id``, ``label``, ``predicted``, ``probabilities`` (in the order of the schema's
-    metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, and
-    ``group`` and what is ``kept`` of the input where there are such.
+    metadata ``labels``), for each baseline ``NAME_predicted`` and ``NAME_probabilities``, what is
+    ``further`` given, and ``group`` and what is ``kept`` of the input where there are such.
     """
     probabilities = np.exp(log_probabilities(outputs.logits))
     predicted = outputs.outcomes.predicted
@@ -137,7 +172,7 @@ def predictions_table(
     for index, (name, values) in enumerate(outputs.baselines.items(), start=1):
         columns[f"{name}_predicted"] = named(outputs.names, predicted[index])
         columns[f"{name}_probabilities"] = vectors(values)
-    table = of_rows(test, columns, kept=kept)
+    table = of_rows(test, {**columns, **further}, kept=kept)
     return table.replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
 
 

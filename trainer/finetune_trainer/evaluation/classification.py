@@ -4,7 +4,7 @@ Pure: the evidence hands in labels and outputs, and the step writes what comes b
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,8 @@ class RowOutputs:
 
     ``logits`` and each baseline's probabilities are ``[n, K]``, their columns in the order of
     ``names``; ``labels`` are columns; ``groups`` numbers the group of each row, if there are any.
-    ``threshold`` is the probability from which the model tells the last of two classes; unset it is
-    the likelier one.
+    ``threshold`` is the probability from which the model tells the last of two classes, and
+    ``baseline_thresholds`` has those of baselines; unset it is the likelier one.
     """
 
     names: tuple[str, ...]
@@ -38,24 +38,30 @@ class RowOutputs:
     baselines: Mapping[Baseline, Floats]
     groups: Integers | None = None
     threshold: float | None = None
+    baseline_thresholds: Mapping[Baseline, float] = field(default_factory=dict)
 
     @property
     def outcomes(self) -> Outcomes:
         """The classes chosen: the model's first, then each baseline's."""
-        chosen = [probability.argmax(axis=1) for probability in self.baselines.values()]
+        own = np.exp(metrics.log_probabilities(self.logits))
+        chosen = [
+            tell(probabilities, self.baseline_thresholds.get(name))
+            for name, probabilities in self.baselines.items()
+        ]
         return Outcomes(
             labels=self.labels,
-            predicted=np.stack([self._told(), *chosen]),
+            predicted=np.stack([tell(own, self.threshold), *chosen]),
             classes=len(self.names),
             groups=self.groups,
         )
 
-    def _told(self) -> Integers:
-        if self.threshold is None:
-            likeliest: Integers = self.logits.argmax(axis=1)
-            return likeliest
-        last = np.exp(metrics.log_probabilities(self.logits))[:, 1]
-        return (last >= self.threshold).astype(np.int64)
+
+def tell(probabilities: Floats, threshold: float | None) -> Integers:
+    """The class of each row: the likeliest, or of two the last from the threshold on."""
+    if threshold is None:
+        likeliest: Integers = probabilities.argmax(axis=1)
+        return likeliest
+    return (probabilities[:, 1] >= threshold).astype(np.int64)
 
 
 def score(outputs: RowOutputs, resamples: int, seed: int) -> Scores:

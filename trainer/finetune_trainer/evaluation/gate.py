@@ -3,8 +3,8 @@
 import math
 
 from finetune_api.evaluation import GateBound, GateRule
-from finetune_api.evaluationreport import BaselineScores, Contrast, GateResult, Interval
-from finetune_api.tasks import TASKS, Baseline, Metric, Task
+from finetune_api.evaluationreport import BaselineScores, Contrast, GateResult, Interval, SwapScores
+from finetune_api.tasks import SWAPPED, TASKS, Baseline, Metric, Task
 from finetune_trainer.evaluation.scores import Scores
 
 
@@ -20,13 +20,10 @@ def judge(task: Task, rules: tuple[GateRule, ...], scores: Scores) -> tuple[Gate
 def _judge(rule: GateRule, against: Baseline | None, scores: Scores) -> GateResult:
     if rule.group is not None:
         return _judge_groups(rule, rule.group, scores)
+    if rule.metric in SWAPPED:
+        return _judge_swaps(rule, scores)
     figure = _figure(rule, against, scores)
-    sides = {
-        GateBound.POINT: lambda one: one.value,
-        GateBound.LOWER: lambda one: one.low,
-        GateBound.UPPER: lambda one: one.high,
-    }
-    measured = None if figure is None else sides[rule.bound](figure)
+    measured = None if figure is None else _side(rule, figure)
     return GateResult(
         name=rule.name,
         metric=rule.metric,
@@ -74,6 +71,50 @@ def _judge_groups(rule: GateRule, column: str, scores: Scores) -> GateResult:
         shortfall=None if worst is None else worst.shortfall,
         insufficient=bool(short),
     )
+
+
+def _judge_swaps(rule: GateRule, scores: Scores) -> GateResult:
+    """Hold the swap that does most to the rule, of those that it names."""
+    report = scores.counterfactuals
+    assert report is not None, "the schema asks for counterfactuals"
+    swaps = [one for one in report.swaps if rule.swap in {None, one.name}]
+
+    def measured(one: SwapScores) -> float | None:
+        figure = {
+            Metric.FLIP_RATE: one.flip_rate,
+            Metric.FLIP_EXCESS: one.excess,
+            Metric.SWAP_CHANGE: one.change,
+        }[rule.metric]
+        return None if figure is None else _side(rule, figure)
+
+    short = [one for one in swaps if one.insufficient or measured(one) is None]
+    known = [
+        (value, one) for one in swaps if (value := measured(one)) is not None and one not in short
+    ]
+    most, worst = max(known, key=lambda pair: pair[0], default=(None, None))
+    holds = most is None or _holds(rule, most)
+    unknown = bool(short) and rule.insufficient != "pass"
+    if holds and unknown:
+        most, worst = None, short[0]
+    return GateResult(
+        name=rule.name,
+        metric=rule.metric,
+        bound=rule.bound.value,
+        required=_required(rule),
+        measured=most,
+        passed=holds and not unknown,
+        swap=None if worst is None else worst.name,
+        insufficient=bool(short),
+    )
+
+
+def _side(rule: GateRule, figure: Interval) -> float | None:
+    sides = {
+        GateBound.POINT: figure.value,
+        GateBound.LOWER: figure.low,
+        GateBound.UPPER: figure.high,
+    }
+    return sides[rule.bound]
 
 
 def _required(rule: GateRule) -> float:

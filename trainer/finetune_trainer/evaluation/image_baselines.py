@@ -5,7 +5,7 @@ Dalal and Triggs, CVPR 2005), which say where edges run. Folds within the traini
 between them, and how much the regression is held back.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ from finetune_trainer.evaluation.baselines import (
     Floats,
     Integers,
     Majority,
-    class_folds,
     load_majority,
     save_majority,
 )
+from finetune_trainer.evaluation.search import Choice, Fitted, Folds, class_folds, search, units_of
 from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
 
 SEARCH_ROWS = 4000
@@ -118,88 +118,65 @@ def _described(images: Iterable[Pixels], features: str) -> Features:
     return np.stack([_FEATURES[features](image) for image in images])
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedImages:
-    """Both baselines, what cross-validation within the training rows chose, and how that did."""
-
-    majority: Majority
-    pixels: PixelLogistic
-    settings: dict[str, str]
-    cross_validated: float | None
-
-
 def fit_image_baselines(
     images: Sequence[Pixels], labels: Integers, groups: Sequence[object], seed: int
-) -> FittedImages:
+) -> tuple[Fitted[Majority], Fitted[PixelLogistic]]:
     """Fit majority and features on the training rows.
 
     ``labels`` are class numbers from 0 without gaps; rows of one group stay in one fold. The same
     rows and seed give the same baselines. ``images`` are read one by one, and may lie on disk.
     """
     shares = np.bincount(labels) / len(labels)
-    _, units = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    search = drawn(len(labels), SEARCH_ROWS, seed)
-    chosen = _search([images[row] for row in search], labels[search], units[search], seed)
+    searched = drawn(len(labels), SEARCH_ROWS, seed)
+    folds = class_folds(labels[searched], units_of(groups)[searched], seed)
+    chosen = _search([images[row] for row in searched], labels[searched], folds)
     fit = drawn(len(labels), FIT_ROWS, seed)
     lines = _described((images[row] for row in fit), chosen.features)
     scale, classifier = _fitted(lines, labels[fit], chosen.strength)
     coefficients, intercepts = _by_class(classifier)
-    return FittedImages(
-        majority=Majority(tuple(shares.tolist())),
-        pixels=PixelLogistic(
-            features=chosen.features,
-            classes=len(shares),
-            known=np.asarray(classifier.classes_, dtype=np.int64),
-            mean=scale.mean_,
-            deviation=scale.scale_,
-            coefficients=coefficients,
-            intercepts=intercepts,
+    return (
+        Fitted(baseline=Majority(tuple(shares.tolist())), cross_validated=float(shares.max())),
+        Fitted(
+            baseline=PixelLogistic(
+                features=chosen.features,
+                classes=len(shares),
+                known=np.asarray(classifier.classes_, dtype=np.int64),
+                mean=scale.mean_,
+                deviation=scale.scale_,
+                coefficients=coefficients,
+                intercepts=intercepts,
+            ),
+            settings={
+                "features": chosen.features,
+                "C": f"{chosen.strength:g}",
+                "folds": str(chosen.folds),
+                "rows": str(len(fit)),
+            },
+            cross_validated=chosen.score,
         ),
-        settings={
-            "features": chosen.features,
-            "C": f"{chosen.strength:g}",
-            "folds": str(chosen.folds),
-            "rows": str(len(fit)),
-        },
-        cross_validated=chosen.accuracy,
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """What a search ended with; without folds it is the first candidate, unmeasured."""
+def _search(images: Sequence[Pixels], labels: Integers, folds: Folds) -> Choice[str]:
+    described = {features: _described(images, features) for features in _FEATURES} if folds else {}
 
-    features: str
-    strength: float
-    accuracy: float | None
-    folds: int
+    def fit(features: str, train: Integers, held: Integers) -> Callable[[float], Integers]:
+        lines = described[features]
 
+        def told(strength: float) -> Integers:
+            scale, classifier = _fitted(lines[train], labels[train], strength)
+            return np.asarray(classifier.predict(scale.transform(lines[held])))
 
-def _search(images: Sequence[Pixels], labels: Integers, units: Integers, seed: int) -> _Choice:
-    """Try every setting in every fold; the best accuracy wins, the simpler setting in a tie."""
-    folds = list(class_folds(labels, units, seed))
-    if not folds:
-        return _Choice(features="pixels", strength=0.01, accuracy=None, folds=0)
-    right = dict(_right(images, labels, folds))
-    features, strength = max(right, key=lambda setting: right[setting])
-    scored = sum(len(held) for _, held in folds)
-    accuracy = right[features, strength] / scored
-    return _Choice(features=features, strength=strength, accuracy=accuracy, folds=len(folds))
+        return told
 
-
-def _right(
-    images: Sequence[Pixels], labels: Integers, folds: Sequence[tuple[Integers, Integers]]
-) -> Iterator[tuple[tuple[str, float], int]]:
-    """How many held rows each setting tells right, over all folds."""
-    for features in _FEATURES:
-        lines = _described(images, features)
-        for strength in _STRENGTHS:
-            right = 0
-            for train, held in folds:
-                scale, classifier = _fitted(lines[train], labels[train], strength)
-                told = classifier.predict(scale.transform(lines[held]))
-                right += int(np.count_nonzero(told == labels[held]))
-            yield (features, strength), right
+    return search(
+        list(_FEATURES),
+        _STRENGTHS,
+        folds,
+        default=("pixels", 0.01),
+        fit=fit,
+        score=lambda rows, told: float((np.concatenate(told) == labels[rows]).mean()),
+    )
 
 
 def _fitted(lines: Features, labels: Integers, strength: float) -> tuple[Any, Any]:
@@ -219,7 +196,7 @@ def _by_class(classifier: Any) -> tuple[Floats, Floats]:
     return coefficients, intercepts
 
 
-def save_image_baselines(fitted: FittedImages, folder: Path) -> None:
+def save_image_baselines(majority: Majority, pixels: PixelLogistic, folder: Path) -> None:
     """Write the baselines as JSON and safetensors; nothing in them runs when it is read.
 
     Raises
@@ -228,8 +205,7 @@ def save_image_baselines(fitted: FittedImages, folder: Path) -> None:
         If the disk fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    save_majority(fitted.majority, folder)
-    pixels = fitted.pixels
+    save_majority(majority, folder)
     arrays = {
         "known": pixels.known,
         "mean": pixels.mean,

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +15,9 @@ from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.originals import read_originals
 from finetune_trainer.data.pixels import CHANNELS, Pixels
 from finetune_trainer.errors import DataError
+from finetune_trainer.evaluation.calibration import calibrate
 from finetune_trainer.evaluation.class_evidence import predictions_table
-from finetune_trainer.evaluation.classification import RowOutputs, score
+from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.image_baselines import (
     fit_image_baselines,
@@ -45,25 +47,18 @@ class ImageEvidence:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         numbers = {label: number for number, label in enumerate(classes)}
         labels = np.asarray([numbers[row.target] for row in train], dtype=np.int64)
-        fitted = fit_image_baselines(_Stored(train), labels, [row.unit for row in train], seed)
-        save_image_baselines(fitted, folder)
+        majority, pixels = fit_image_baselines(
+            _Stored(train), labels, [row.unit for row in train], seed
+        )
+        save_image_baselines(majority.baseline, pixels.baseline, folder)
         truth = np.asarray([numbers[row.target] for row in select])
 
         def accuracy(probabilities: Floats) -> float:
             return float((probabilities.argmax(axis=1) == truth).mean())
 
         return (
-            BaselineFit(
-                name=fitted.majority.name,
-                cross_validated=max(fitted.majority.shares),
-                select=accuracy(fitted.majority.predict_proba(select)),
-            ),
-            BaselineFit(
-                name=fitted.pixels.name,
-                settings=fitted.settings,
-                cross_validated=fitted.cross_validated,
-                select=accuracy(fitted.pixels.predict_proba(_Stored(select))),
-            ),
+            majority.report(accuracy(majority.baseline.predict_proba(select))),
+            pixels.report(accuracy(pixels.baseline.predict_proba(_Stored(select)))),
         )
 
     def find(self, test: TestRows) -> Findings:
@@ -86,8 +81,15 @@ class ImageEvidence:
             raise DataError(f"{test.folder}: its images are not of its rows; prepare again")
         chosen = [places[row_id] for row_id in originals]
         probabilities = np.exp(log_probabilities(outputs.logits))
+        select = row_logits(test.model, test.select, test.collation)
+        select_labels = np.asarray(test.select["label"], dtype=np.int64)
+        scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         return Findings(
-            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            scores=replace(
+                scores,
+                groups=by_group(outputs, test.grouped),
+                calibration=calibrate(select, select_labels, outputs.logits, outputs.labels),
+            ),
             predictions=predictions_table(test, outputs, kept=()),
             proof=Proof(
                 # All classes: without a number the pipeline tells the first five.

@@ -12,20 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation.multilabel import THRESHOLD, Flags, figures, sigmoid
+from finetune_trainer.evaluation.search import Fitted, group_folds, units_of
 from finetune_trainer.evaluation.tfidf import (
-    CANDIDATES,
-    FIT_ROWS,
-    FOLDS,
-    SEARCH_ROWS,
     NGrams,
-    drawn,
+    fit_tfidf,
     load_tfidf,
-    make_vectorizer,
     reading_baselines,
     save_tfidf,
 )
@@ -67,47 +62,35 @@ class TfidfLabels:
         if not len(texts):
             return np.zeros((0, len(self.intercepts)))
         vectors = self.vectorizer.transform(texts)
-        return sigmoid(np.asarray(vectors @ self.coefficients.T) + self.intercepts)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FittedLabels:
-    """Both baselines; what cross-validation within the training rows chose, and micro F1 there."""
-
-    shares: Shares
-    shares_f1: float
-    tfidf: TfidfLabels
-    tfidf_f1: float | None
-    settings: dict[str, str]
+        return _probabilities((self.coefficients, self.intercepts), vectors)
 
 
 def fit_label_baselines(
     texts: Sequence[str], truth: Flags, groups: Sequence[object], seed: int
-) -> FittedLabels:
+) -> tuple[Fitted[Shares], Fitted[TfidfLabels]]:
     """Fit shares and TF-IDF on the training rows; ``truth`` is ``[rows, labels]``.
 
     Rows of one group (equal inputs, or the group column's value) stay in one fold. The same rows
     and seed give the same baselines.
     """
-    _, units = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
+    units = units_of(groups)
     shares = Shares(shares=tuple(truth.mean(axis=0).tolist()))
-    search = drawn(len(texts), SEARCH_ROWS, seed)
-    chosen = _search([texts[row] for row in search], truth[search], units[search], seed)
-    fit = drawn(len(texts), FIT_ROWS, seed)
-    vectorizer = make_vectorizer(chosen.ngrams)
-    vectors = vectorizer.fit_transform([texts[row] for row in fit])
-    coefficients, intercepts = _logistics(vectors, truth[fit], chosen.strength)
-    return FittedLabels(
-        shares=shares,
-        shares_f1=micro_f1(truth, shares.predict_proba(texts)),
-        tfidf=TfidfLabels(chosen.ngrams, vectorizer, coefficients, intercepts),
-        tfidf_f1=chosen.f1,
-        settings={
-            "n-grams": str(chosen.ngrams),
-            "C": f"{chosen.strength:g}",
-            "folds": str(chosen.folds),
-            "rows": str(len(fit)),
-        },
+    tfidf = fit_tfidf(
+        texts,
+        lambda rows: group_folds(units[rows], seed),
+        strengths=("C", _STRENGTHS),
+        learn=lambda vectors, rows, strength: _logistics(vectors, truth[rows], strength),
+        tell=_probabilities,
+        score=lambda rows, told: micro_f1(truth[rows], np.concatenate(told)),
+        seed=seed,
+    )
+    return (
+        Fitted(baseline=shares, cross_validated=micro_f1(truth, shares.predict_proba(texts))),
+        Fitted(
+            baseline=TfidfLabels(tfidf.ngrams, tfidf.vectorizer, *tfidf.learned),
+            settings=tfidf.settings,
+            cross_validated=tfidf.score,
+        ),
     )
 
 
@@ -117,40 +100,9 @@ def micro_f1(truth: Flags, probabilities: Floats) -> float:
     return float(figures(truth, answers, np.ones((1, len(truth))))[Metric.MICRO_F1][0, 0])
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """What a search ended with; without folds it is the first candidate, unmeasured."""
-
-    ngrams: NGrams
-    strength: float
-    f1: float | None
-    folds: int
-
-
-def _search(texts: list[str], truth: Flags, units: NDArray[np.int64], seed: int) -> _Choice:
-    """Try every setting in every fold; the best micro F1 wins, the simpler setting in a tie."""
-    number = min(FOLDS, len(np.unique(units)))
-    if number < 2:
-        return _Choice(ngrams=CANDIDATES[0], strength=1.0, f1=None, folds=0)
-    folds = list(
-        GroupKFold(n_splits=number, shuffle=True, random_state=seed).split(truth, None, units)
-    )
-    told = {
-        (ngrams, strength): np.zeros(truth.shape)
-        for ngrams in CANDIDATES
-        for strength in _STRENGTHS
-    }
-    for ngrams in CANDIDATES:
-        for train, held in folds:
-            vectorizer = make_vectorizer(ngrams)
-            vectors = vectorizer.fit_transform([texts[row] for row in train])
-            unseen = vectorizer.transform([texts[row] for row in held])
-            for strength in _STRENGTHS:
-                coefficients, intercepts = _logistics(vectors, truth[train], strength)
-                told[ngrams, strength][held] = sigmoid(unseen @ coefficients.T + intercepts)
-    scores = {setting: micro_f1(truth, probabilities) for setting, probabilities in told.items()}
-    ngrams, strength = max(scores, key=lambda setting: scores[setting])
-    return _Choice(ngrams=ngrams, strength=strength, f1=scores[ngrams, strength], folds=number)
+def _probabilities(learned: tuple[Floats, Floats], vectors: Any) -> Floats:
+    coefficients, intercepts = learned
+    return sigmoid(np.asarray(vectors @ coefficients.T) + intercepts)
 
 
 def _logistics(vectors: Any, truth: Flags, strength: float) -> tuple[Floats, Floats]:

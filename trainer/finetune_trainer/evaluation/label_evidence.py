@@ -1,16 +1,19 @@
 """What a classifier of several labels is measured by, and compared with."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from finetune_api.datareport import BaselineFit
+from finetune_api.tasks import Baseline
 from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.evaluation.baselines import load_select, save_select
 from finetune_trainer.evaluation.class_evidence import (
     PROOF_ROWS,
     TEXT_PIPELINE,
@@ -27,7 +30,8 @@ from finetune_trainer.evaluation.label_baselines import (
 from finetune_trainer.evaluation.metrics import Floats
 from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, by_group, score, sigmoid
 from finetune_trainer.evaluation.tables import of_rows, vectors
-from finetune_trainer.evaluation.thresholds import f1, threshold
+from finetune_trainer.evaluation.thresholds import TUNE, f1, threshold
+from finetune_trainer.evaluation.twins import Answers, counterfactuals
 from finetune_trainer.models.proof import Proof, compare_classes
 
 
@@ -44,33 +48,28 @@ class LabelEvidence:
         folder: Path,
     ) -> tuple[BaselineFit, ...]:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
-        fitted = fit_label_baselines(
+        shares, tfidf = fit_label_baselines(
             [row.input for row in train],
             _flags(train, classes),
             [row.unit for row in train],
             seed,
         )
-        save_label_baselines(fitted.shares, fitted.tfidf, folder)
+        save_label_baselines(shares.baseline, tfidf.baseline, folder)
         texts, truth = [row.input for row in select], _flags(select, classes)
-        return (
-            BaselineFit(
-                name=fitted.shares.name,
-                cross_validated=fitted.shares_f1,
-                select=micro_f1(truth, fitted.shares.predict_proba(texts)),
-            ),
-            BaselineFit(
-                name=fitted.tfidf.name,
-                settings=fitted.settings,
-                cross_validated=fitted.tfidf_f1,
-                select=micro_f1(truth, fitted.tfidf.predict_proba(texts)),
-            ),
+        told = {
+            shares.baseline.name: shares.baseline.predict_proba(texts),
+            tfidf.baseline.name: tfidf.baseline.predict_proba(texts),
+        }
+        save_select(told, folder)
+        return tuple(
+            one.report(micro_f1(truth, told[one.baseline.name])) for one in (shares, tfidf)
         )
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, in the same order."""
         texts = list(test.rows["text"])
         groups = test.groups
-        cuts = _thresholds(test)
+        cuts, baseline_cuts = _thresholds(test)
         outputs = LabelOutputs(
             names=test.prepared.labels,
             truth=np.asarray(test.rows["label"], dtype=np.bool_),
@@ -80,18 +79,30 @@ class LabelEvidence:
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
             thresholds=cuts,
+            baseline_thresholds=baseline_cuts,
         )
+
+        def by_label(own: Floats) -> dict[str, float]:
+            return dict(zip(outputs.names, own.tolist(), strict=True))
+
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
+        swapped = counterfactuals(
+            test,
+            partial(_answers, outputs),
+            outputs.logits,
+            lambda changes: np.abs(changes).mean(axis=1),
+            outputs.groups,
+        )
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         return Findings(
             scores=replace(
                 scores,
                 groups=by_group(outputs, test.grouped),
-                thresholds={}
-                if cuts is None
-                else dict(zip(outputs.names, cuts.tolist(), strict=True)),
+                counterfactuals=swapped.report if swapped else None,
+                thresholds={} if cuts is None else by_label(cuts),
+                baseline_thresholds={name: by_label(own) for name, own in baseline_cuts.items()},
             ),
-            predictions=predictions_table(test, outputs),
+            predictions=predictions_table(test, outputs, swapped.columns if swapped else {}),
             proof=Proof(
                 pipeline=TEXT_PIPELINE,
                 inputs=[texts[place] for place in chosen],
@@ -101,23 +112,43 @@ class LabelEvidence:
         )
 
 
-def _thresholds(test: TestRows) -> Floats | None:
-    """From which probability each label is told; unset it is a half for all."""
+def _answers(outputs: LabelOutputs, logits: NDArray[np.float32]) -> Answers:
+    """What the model says of other rows, told by the same thresholds."""
+    other = replace(outputs, logits=logits, baselines={})
+    told, probabilities = other.answers[0], other.probabilities
+    columns = {"predicted": _named(outputs.names, told), "probabilities": vectors(probabilities)}
+    return Answers(told=told, values=probabilities, columns=columns)
+
+
+def _thresholds(test: TestRows) -> tuple[Floats | None, dict[Baseline, Floats]]:
+    """From which probability each label is told, by the model and, where tuned, by each baseline.
+
+    Unset it is a half for all.
+    """
     asked = test.run.evaluation.threshold
     if asked is None:
-        return None
-    probabilities = sigmoid(row_logits(test.model, test.select, test.collation))
+        return None, {}
     truth = np.asarray(test.select["label"], dtype=np.bool_)
-    pairs = zip(probabilities.T, truth.T, strict=True)
-    return np.asarray([threshold(asked, one, there, f1) for one, there in pairs])
+
+    def of(probabilities: Floats) -> Floats:
+        pairs = zip(probabilities.T, truth.T, strict=True)
+        return np.asarray([threshold(asked, one, there, f1) for one, there in pairs])
+
+    model = of(sigmoid(row_logits(test.model, test.select, test.collation)))
+    if asked != TUNE:
+        return model, {}
+    return model, {name: of(values) for name, values in load_select(test.baselines).items()}
 
 
-def predictions_table(test: TestRows, outputs: LabelOutputs) -> pa.Table:
+def predictions_table(
+    test: TestRows, outputs: LabelOutputs, further: Mapping[str, pa.Array]
+) -> pa.Table:
     """Lay out the predictions, a row each: every figure of the report follows from this table.
 
     Columns: ``row_id``, ``labels`` and ``predicted`` (lists of names), ``probabilities`` (in the
     order of the schema's metadata ``labels``), for each baseline ``NAME_predicted`` and
-    ``NAME_probabilities``, and ``group`` and ``text`` where there are such.
+    ``NAME_probabilities``, what is ``further`` given, and ``group`` and ``text`` where there are
+    such.
     """
     columns = {
         "labels": _named(outputs.names, outputs.truth),
@@ -127,7 +158,7 @@ def predictions_table(test: TestRows, outputs: LabelOutputs) -> pa.Table:
     for place, (name, values) in enumerate(outputs.baselines.items(), start=1):
         columns[f"{name}_predicted"] = _named(outputs.names, outputs.answers[place])
         columns[f"{name}_probabilities"] = vectors(values)
-    table = of_rows(test, columns, kept=("text",))
+    table = of_rows(test, {**columns, **further}, kept=("text",))
     return table.replace_schema_metadata({"labels": json.dumps(list(outputs.names))})
 
 

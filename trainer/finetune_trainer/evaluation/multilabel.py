@@ -1,12 +1,12 @@
 """All figures of a classifier of several labels: the model and its baselines on the same rows.
 
-Pure. Answers are yes or no for each row and label, yes from ``THRESHOLD`` on, or from the model's
-own thresholds where it has such. As in ``regression``, each row has a weight: 1 for the point
+Pure. Answers are yes or no for each row and label, yes from ``THRESHOLD`` on, or from tuned
+thresholds where there are such. As in ``regression``, each row has a weight: 1 for the point
 values, and how often it was drawn in a resample.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,8 @@ class LabelOutputs:
     """What model and baselines say about ``n`` test rows of ``K`` labels.
 
     ``truth``, the model's ``logits`` and each baseline's probabilities are ``[n, K]``, their
-    columns in the order of ``names``, as are the model's ``thresholds``; ``groups`` numbers the
-    group of each row, if there are any.
+    columns in the order of ``names``, as are the model's ``thresholds`` and those of baselines;
+    ``groups`` numbers the group of each row, if there are any.
     """
 
     names: tuple[str, ...]
@@ -41,6 +41,7 @@ class LabelOutputs:
     baselines: Mapping[Baseline, Floats]
     groups: Integers | None = None
     thresholds: Floats | None = None
+    baseline_thresholds: Mapping[Baseline, Floats] = field(default_factory=dict)
 
     @property
     def units(self) -> int:
@@ -56,7 +57,11 @@ class LabelOutputs:
     def answers(self) -> Flags:
         """Yes or no, ``[predictors, n, K]``: the model first, then each baseline."""
         own = self.probabilities >= (THRESHOLD if self.thresholds is None else self.thresholds)
-        return np.stack([own, *(values >= THRESHOLD for values in self.baselines.values())])
+        told = (
+            values >= self.baseline_thresholds.get(name, THRESHOLD)
+            for name, values in self.baselines.items()
+        )
+        return np.stack([own, *told])
 
 
 def sigmoid(logits: NDArray[np.floating]) -> Floats:

@@ -12,19 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
-from sklearn.model_selection import GroupKFold
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline
+from finetune_trainer.evaluation.search import Fitted, group_folds, units_of
 from finetune_trainer.evaluation.tfidf import (
-    CANDIDATES,
-    FIT_ROWS,
-    FOLDS,
-    SEARCH_ROWS,
     NGrams,
-    drawn,
+    fit_tfidf,
     load_tfidf,
-    make_vectorizer,
     reading_baselines,
     save_tfidf,
 )
@@ -68,82 +63,44 @@ class TfidfRidge:
         return np.asarray(vectors @ self.coefficients + self.intercept, dtype=np.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedNumbers:
-    """Both baselines; what cross-validation within the training rows chose, and the RMSE there."""
-
-    mean: Mean
-    mean_rmse: float
-    tfidf: TfidfRidge
-    tfidf_rmse: float | None
-    settings: dict[str, str]
-
-
 def fit_number_baselines(
     texts: Sequence[str], numbers: Sequence[float], groups: Sequence[object], seed: int
-) -> FittedNumbers:
+) -> tuple[Fitted[Mean], Fitted[TfidfRidge]]:
     """Fit mean and TF-IDF on the training rows.
 
     Rows of one group (equal inputs, or the group column's value) stay in one fold. The same rows
     and seed give the same baselines.
     """
     targets = np.asarray(numbers, dtype=np.float64)
-    _, units = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
-    search = drawn(len(texts), SEARCH_ROWS, seed)
-    chosen = _search([texts[row] for row in search], targets[search], units[search], seed)
-    fit = drawn(len(texts), FIT_ROWS, seed)
-    vectorizer = make_vectorizer(chosen.ngrams)
-    vectors = vectorizer.fit_transform([texts[row] for row in fit])
-    ridge = Ridge(alpha=chosen.strength).fit(vectors, targets[fit])
-    return FittedNumbers(
-        mean=Mean(value=float(targets.mean())),
-        mean_rmse=float(targets.std()),
-        tfidf=TfidfRidge(
-            chosen.ngrams,
-            vectorizer,
-            np.asarray(ridge.coef_, dtype=np.float64),
-            float(ridge.intercept_),
+    units = units_of(groups)
+    tfidf = fit_tfidf(
+        texts,
+        lambda rows: group_folds(units[rows], seed),
+        strengths=("alpha", _STRENGTHS),
+        learn=lambda vectors, rows, strength: Ridge(alpha=strength).fit(vectors, targets[rows]),
+        tell=lambda ridge, vectors: ridge.predict(vectors),
+        score=lambda rows, told: -rmse(np.concatenate(told) - targets[rows]),
+        seed=seed,
+    )
+    ridge = tfidf.learned
+    return (
+        Fitted(baseline=Mean(value=float(targets.mean())), cross_validated=float(targets.std())),
+        Fitted(
+            baseline=TfidfRidge(
+                tfidf.ngrams,
+                tfidf.vectorizer,
+                np.asarray(ridge.coef_, dtype=np.float64),
+                float(ridge.intercept_),
+            ),
+            settings=tfidf.settings,
+            cross_validated=None if tfidf.score is None else -tfidf.score,
         ),
-        tfidf_rmse=chosen.rmse,
-        settings={
-            "n-grams": str(chosen.ngrams),
-            "alpha": f"{chosen.strength:g}",
-            "folds": str(chosen.folds),
-            "rows": str(len(fit)),
-        },
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """What a search ended with; without folds it is the first candidate, unmeasured."""
-
-    ngrams: NGrams
-    strength: float
-    rmse: float | None
-    folds: int
-
-
-def _search(texts: list[str], targets: Floats, units: NDArray[np.int64], seed: int) -> _Choice:
-    """Try every setting in every fold; the least RMSE wins, the simpler setting in a tie."""
-    number = min(FOLDS, len(np.unique(units)))
-    if number < 2:
-        return _Choice(ngrams=CANDIDATES[0], strength=1.0, rmse=None, folds=0)
-    cut = GroupKFold(n_splits=number, shuffle=True, random_state=seed)
-    folds = list(cut.split(targets, targets, units))
-    squares = {(ngrams, strength): 0.0 for ngrams in CANDIDATES for strength in _STRENGTHS}
-    for ngrams in CANDIDATES:
-        for train, held in folds:
-            vectorizer = make_vectorizer(ngrams)
-            vectors = vectorizer.fit_transform([texts[row] for row in train])
-            unseen = vectorizer.transform([texts[row] for row in held])
-            for strength in _STRENGTHS:
-                ridge = Ridge(alpha=strength).fit(vectors, targets[train])
-                gaps = ridge.predict(unseen) - targets[held]
-                squares[ngrams, strength] += float((gaps**2).sum())
-    ngrams, strength = min(squares, key=lambda setting: squares[setting])
-    rmse = float(np.sqrt(squares[ngrams, strength] / len(targets)))
-    return _Choice(ngrams=ngrams, strength=strength, rmse=rmse, folds=number)
+def rmse(gaps: Floats) -> float:
+    """The root of their mean square."""
+    return float(np.sqrt(np.square(gaps).mean()))
 
 
 def save_number_baselines(mean: Mean, tfidf: TfidfRidge, folder: Path) -> None:

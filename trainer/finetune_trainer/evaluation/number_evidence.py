@@ -1,12 +1,13 @@
 """What a regressor of texts is measured by, and compared with: the mean and tuned TF-IDF."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from finetune_api.datareport import BaselineFit
 from finetune_trainer.data.form import AnyCleanRow
@@ -16,10 +17,12 @@ from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.number_baselines import (
     fit_number_baselines,
     load_number_baselines,
+    rmse,
     save_number_baselines,
 )
 from finetune_trainer.evaluation.regression import NumberOutputs, by_group, score
 from finetune_trainer.evaluation.tables import of_rows
+from finetune_trainer.evaluation.twins import Answers, counterfactuals
 from finetune_trainer.models.proof import Pipeline, Proof, compare_numbers
 
 NUMBER_PIPELINE = Pipeline(task="text-classification", call={"truncation": True})
@@ -39,45 +42,40 @@ class NumberEvidence:
         folder: Path,
     ) -> tuple[BaselineFit, ...]:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
-        fitted = fit_number_baselines(
+        mean, tfidf = fit_number_baselines(
             [row.input for row in train],
             [row.target for row in train],
             [row.unit for row in train],
             seed,
         )
-        save_number_baselines(fitted.mean, fitted.tfidf, folder)
+        save_number_baselines(mean.baseline, tfidf.baseline, folder)
         texts = [row.input for row in select]
         truth = np.asarray([row.target for row in select], dtype=np.float64)
-        return tuple(
-            BaselineFit(
-                name=baseline.name,
-                settings=settings,
-                cross_validated=rmse,
-                select=float(np.sqrt(np.mean((baseline.predict(texts) - truth) ** 2))),
-            )
-            for baseline, settings, rmse in (
-                (fitted.mean, {}, fitted.mean_rmse),
-                (fitted.tfidf, fitted.settings, fitted.tfidf_rmse),
-            )
-        )
+        return tuple(one.report(rmse(one.baseline.predict(texts) - truth)) for one in (mean, tfidf))
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, in the same order."""
         texts = list(test.rows["text"])
         groups = test.groups
+        logits = row_logits(test.model, test.rows, test.collation)
         outputs = NumberOutputs(
             truth=np.asarray(test.rows["label"], dtype=np.float64),
-            model=row_logits(test.model, test.rows, test.collation)[:, 0].astype(np.float64),
+            model=logits[:, 0].astype(np.float64),
             baselines={
                 one.name: one.predict(texts) for one in load_number_baselines(test.baselines)
             },
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
+        swapped = counterfactuals(test, _answers, logits, np.abs, outputs.groups)
         chosen = spread_over_lengths(test.rows, PROOF_ROWS)
         return Findings(
-            scores=replace(scores, groups=by_group(outputs, test.grouped)),
-            predictions=predictions_table(test, outputs),
+            scores=replace(
+                scores,
+                groups=by_group(outputs, test.grouped),
+                counterfactuals=swapped.report if swapped else None,
+            ),
+            predictions=predictions_table(test, outputs, swapped.columns if swapped else {}),
             proof=Proof(
                 pipeline=NUMBER_PIPELINE,
                 inputs=[texts[place] for place in chosen],
@@ -87,13 +85,20 @@ class NumberEvidence:
         )
 
 
-def predictions_table(test: TestRows, outputs: NumberOutputs) -> pa.Table:
+def _answers(logits: NDArray[np.float32]) -> Answers:
+    numbers = logits[:, 0].astype(np.float64)
+    return Answers(told=None, values=numbers, columns={"predicted": pa.array(numbers)})
+
+
+def predictions_table(
+    test: TestRows, outputs: NumberOutputs, further: Mapping[str, pa.Array]
+) -> pa.Table:
     """Lay out the predictions, a row each: every figure of the report follows from this table.
 
     Columns: ``row_id``, ``label`` (the true number), ``predicted``, for each baseline
-    ``NAME_predicted``, and ``group`` and ``text`` where there are such.
+    ``NAME_predicted``, what is ``further`` given, and ``group`` and ``text`` where there are such.
     """
     columns = {"label": pa.array(outputs.truth), "predicted": pa.array(outputs.model)}
     for name, values in outputs.baselines.items():
         columns[f"{name}_predicted"] = pa.array(values)
-    return of_rows(test, columns, kept=("text",))
+    return of_rows(test, {**columns, **further}, kept=("text",))

@@ -6,7 +6,7 @@ there, and without it there is no evaluation.
 
 import hashlib
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,17 +21,17 @@ from finetune_trainer.models.export import export_is_whole
 from finetune_trainer.training.manifest import sync
 
 
-def write_predictions(workspace: Workspace, table: pa.Table) -> ReportRef:
-    """Write the table as Parquet.
+def write_table(workspace: Workspace, table: pa.Table, place: PurePosixPath) -> ReportRef:
+    """Write a table as Parquet to its place in the workspace.
 
     Raises
     ------
     StorageError
         If the workspace can't be written.
     """
-    path = workspace.path(LAYOUT.predictions)
+    path = workspace.path(place)
     _replace(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
-    return ReportRef(path=str(LAYOUT.predictions), digest=_digest(path))
+    return ReportRef(path=str(place), digest=_digest(path))
 
 
 def write_report(workspace: Workspace, report: EvaluationReport) -> ReportRef:
@@ -69,9 +69,12 @@ def stored_report(workspace: Workspace, inputs_digest: str) -> ReportRef | None:
 
 
 def _is_whole(workspace: Workspace, report: EvaluationReport) -> bool:
-    predictions = workspace.path(report.predictions.path)
-    if not predictions.is_file() or _digest(predictions) != report.predictions.digest:
-        return False
+    for table in (report.predictions, report.losses):
+        if table is None:
+            continue
+        path = workspace.path(table.path)
+        if not path.is_file() or _digest(path) != table.digest:
+            return False
     if report.model is None:
         return not workspace.path(LAYOUT.output_model).exists()
     return export_is_whole(workspace.path(report.model.path), report.model.digest)

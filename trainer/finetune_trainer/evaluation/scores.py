@@ -7,6 +7,7 @@ from finetune_api.evaluationreport import (
     BaselineScores,
     Calibration,
     ClassScores,
+    CounterfactualsReport,
     GroupsReport,
     Interval,
     Metrics,
@@ -29,8 +30,10 @@ class Scores:
     confusion_matrix: tuple[tuple[int, ...], ...] = ()
     baselines: tuple[BaselineScores, ...] = ()
     groups: tuple[GroupsReport, ...] = ()
+    counterfactuals: CounterfactualsReport | None = None
     calibration: Calibration | None = None
     thresholds: Mapping[str, float] = field(default_factory=dict)
+    baseline_thresholds: Mapping[Baseline, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset, load_from_disk
 from pydantic import ValidationError
+from transformers import PreTrainedModel
 
 from finetune_api.datareport import PrepareReport
 from finetune_api.evaluationreport import EvaluationReport
@@ -29,8 +30,15 @@ from finetune_trainer.evaluation.checkpoint import (
 )
 from finetune_trainer.evaluation.findings import Findings, TestRows
 from finetune_trainer.evaluation.gate import judge
+from finetune_trainer.evaluation.generalization import (
+    Losses,
+    drawn_like,
+    generalization,
+    losses_table,
+    row_losses,
+)
 from finetune_trainer.evaluation.groups import shortened
-from finetune_trainer.evaluation.output import stored_report, write_predictions, write_report
+from finetune_trainer.evaluation.output import stored_report, write_report, write_table
 from finetune_trainer.models.card import base_licence, model_card
 from finetune_trainer.models.export import (
     Adapter,
@@ -39,7 +47,9 @@ from finetune_trainer.models.export import (
     remove_export,
 )
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.publish import publish
+from finetune_trainer.tasks.form import TaskForm
 from finetune_trainer.tasks.registry import FORMS
 
 _log = logging.getLogger(__name__)
@@ -75,6 +85,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
         return stored
     form = FORMS[run.task]
     model, processor = load_checkpoint(checkpoint, environment, run, form.head, prepared.labels)
+    fit = _losses(workspace, run, form, model, processor, prepared)
     form.finish(model, prepared)
     findings = form.evidence().find(
         TestRows(
@@ -90,7 +101,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
             processor=processor,
         )
     )
-    report = _report(run, prepared, checkpoint, inputs, findings, workspace)
+    report = _report(run, prepared, checkpoint, inputs, findings, fit, workspace)
     remove_export(workspace.path(LAYOUT.output_model))
     if report.passed:
         prepare_for_export(model, processor, form.head, prepared.labels, run.training.max_length)
@@ -147,6 +158,25 @@ def _inputs_digest(run: Run, checkpoint: ScoredCheckpoint, prepared: PrepareRepo
     return f"sha256:{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}"
 
 
+def _losses(
+    workspace: Workspace,
+    run: Run,
+    form: TaskForm,
+    model: PreTrainedModel,
+    processor: Processor,
+    prepared: PrepareReport,
+) -> tuple[Losses, Losses]:
+    """What the checkpoint, as it was trained, says of some training rows and of the select rows."""
+    folder = workspace.path(LAYOUT.prepared)
+    select = _rows(folder / Role.SELECT.value)
+    train = drawn_like(_rows(folder / Role.TRAIN.value), select, run.training.seed)
+    collation, loss = form.batches(processor, run.model.uri), form.loss(model, prepared)
+    first, second = (
+        row_losses(model, rows, collation, loss, form.call) for rows in (train, select)
+    )
+    return first, second
+
+
 def _test_rows(workspace: Workspace, prepared: PrepareReport) -> Dataset:
     path = workspace.path(LAYOUT.test)
     test = _rows(path)
@@ -175,6 +205,7 @@ def _report(
     checkpoint: ScoredCheckpoint,
     inputs: Digest,
     findings: Findings,
+    fit: tuple[Losses, Losses],
     workspace: Workspace,
 ) -> EvaluationReport:
     """Judge the figures and keep the predictions they come from; nothing is exported."""
@@ -192,13 +223,17 @@ def _report(
         confusion_matrix=scores.confusion_matrix,
         baselines=scores.baselines,
         groups=tuple(shortened(report) for report in scores.groups),
+        counterfactuals=scores.counterfactuals,
+        generalization=generalization(*fit),
         calibration=scores.calibration,
         thresholds=dict(scores.thresholds),
+        baseline_thresholds={name: dict(cuts) for name, cuts in scores.baseline_thresholds.items()},
         generations=findings.generations,
         mistakes=findings.mistakes,
         gate=gate,
         passed=all(result.passed for result in gate),
         resamples=run.evaluation.resamples,
         interval_unit=(run.dataset.columns.group or "row")[:63],
-        predictions=write_predictions(workspace, findings.predictions),
+        predictions=write_table(workspace, findings.predictions, LAYOUT.predictions),
+        losses=write_table(workspace, losses_table(*fit), LAYOUT.losses),
     )

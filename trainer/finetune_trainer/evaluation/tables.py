@@ -27,6 +27,13 @@ def of_rows(test: TestRows, columns: Mapping[str, pa.Array], *, kept: Sequence[s
     return pa.table(whole)
 
 
+def at_places(array: pa.Array, places: Integers, rows: int) -> pa.Array:
+    """Lines of an array at some of the rows; null at the others."""
+    source = np.full(rows, -1, dtype=np.int64)
+    source[places] = np.arange(len(places))
+    return array.take(pa.array(source, mask=source < 0))
+
+
 def named(names: Sequence[str], classes: Integers) -> pa.Array:
     """Class numbers as their names."""
     return pa.array([names[index] for index in classes.tolist()], pa.string())

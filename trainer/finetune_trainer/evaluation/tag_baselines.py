@@ -7,22 +7,29 @@ long.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.data.tagged import OUTSIDE, Tags, Words
 from finetune_trainer.evaluation.metrics import Floats
+from finetune_trainer.evaluation.search import (
+    Choice,
+    Fitted,
+    Folds,
+    Integers,
+    group_folds,
+    search,
+    units_of,
+)
 from finetune_trainer.evaluation.spans import Finding
 from finetune_trainer.evaluation.tagging import count, figures
 from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
@@ -95,17 +102,6 @@ class WordFeatures:
         return made
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedTaggers:
-    """Both; what cross-validation within the training rows chose, and micro F1 there."""
-
-    majority: WordMajority
-    majority_f1: float
-    features: WordFeatures
-    features_f1: float | None
-    settings: dict[str, str]
-
-
 def features_of(words: Words) -> list[set[str]]:
     """What each word of a row looks like: itself, its shape and affixes, and its neighbors."""
     return [set(_features(words, place)) for place in range(len(words))]
@@ -142,21 +138,28 @@ def fit_taggers(
     groups: Sequence[object],
     finding: Finding,
     seed: int,
-) -> FittedTaggers:
+) -> tuple[Fitted[WordMajority], Fitted[WordFeatures]]:
     """Fit both on the training rows; those of one group stay in one fold."""
-    _, units = np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)
     majority = fit_majority(rows, tags)
-    search = _rows_of(rows, SEARCH_WORDS, seed)
-    strength, f1, folds = _search(
-        [rows[row] for row in search], [tags[row] for row in search], units[search], finding, seed
+    searched = _rows_of(rows, SEARCH_WORDS, seed)
+    folds = group_folds(units_of(groups)[searched], seed, FOLDS)
+    chosen = _search(
+        [rows[row] for row in searched], [tags[row] for row in searched], folds, finding
     )
     fit = _rows_of(rows, FIT_WORDS, seed)
-    return FittedTaggers(
-        majority=majority,
-        majority_f1=span_f1(tags, majority.tag(rows), finding),
-        features=_fitted([rows[row] for row in fit], [tags[row] for row in fit], strength),
-        features_f1=f1,
-        settings={"C": f"{strength:g}", "folds": str(folds), "rows": str(len(fit))},
+    return (
+        Fitted(baseline=majority, cross_validated=span_f1(tags, majority.tag(rows), finding)),
+        Fitted(
+            baseline=_fitted(
+                [rows[row] for row in fit], [tags[row] for row in fit], chosen.strength
+            ),
+            settings={
+                "C": f"{chosen.strength:g}",
+                "folds": str(chosen.folds),
+                "rows": str(len(fit)),
+            },
+            cross_validated=chosen.score,
+        ),
     )
 
 
@@ -183,36 +186,24 @@ def _most_frequent(counter: Counter[str]) -> str:
     return min(counter, key=lambda tag: (-counter[tag], tag))
 
 
-def _rows_of(rows: Sequence[Words], most_words: int, seed: int) -> NDArray[np.int64]:
+def _rows_of(rows: Sequence[Words], most_words: int, seed: int) -> Integers:
     """Rows drawn at random, as many as have about ``most_words`` words."""
     mean = sum(map(len, rows)) / len(rows)
     return drawn(len(rows), max(1, int(most_words / mean)), seed)
 
 
-def _search(
-    rows: list[Words],
-    tags: list[Tags],
-    units: NDArray[np.int64],
-    finding: Finding,
-    seed: int,
-) -> tuple[float, float | None, int]:
-    """Try every strength in every fold; the best by micro F1, which it has, and the folds.
+def _search(rows: list[Words], tags: list[Tags], folds: Folds, finding: Finding) -> Choice[None]:
+    """Of features there is one kind; the strength is chosen by micro F1."""
 
-    In a tie the weakest wins.
-    """
-    number = min(FOLDS, len(np.unique(units)))
-    if number < 2:
-        return 1.0, None, 0
-    told: dict[float, list[Tags]] = {strength: [()] * len(rows) for strength in _STRENGTHS}
-    cut = GroupKFold(n_splits=number, shuffle=True, random_state=seed)
-    for train, held in cut.split(rows, None, units):
-        for strength in _STRENGTHS:
-            tagger = _fitted([rows[row] for row in train], [tags[row] for row in train], strength)
-            for row, said in zip(held, tagger.tag([rows[row] for row in held]), strict=True):
-                told[strength][row] = said
-    scores = {strength: span_f1(tags, told[strength], finding) for strength in _STRENGTHS}
-    best = max(scores, key=lambda strength: scores[strength])
-    return best, scores[best], number
+    def fit(_features: None, train: Integers, held: Integers) -> Callable[[float], list[Tags]]:
+        own, theirs = [rows[row] for row in train], [tags[row] for row in train]
+        unseen = [rows[row] for row in held]
+        return lambda strength: _fitted(own, theirs, strength).tag(unseen)
+
+    def score(held: Integers, told: list[list[Tags]]) -> float:
+        return span_f1([tags[row] for row in held], [row for fold in told for row in fold], finding)
+
+    return search([None], _STRENGTHS, folds, default=(None, 1.0), fit=fit, score=score)
 
 
 def _fitted(rows: Sequence[Words], tags: Sequence[Tags], strength: float) -> WordFeatures:
@@ -252,7 +243,7 @@ class _SavedFeatures(Contract):
     tags: tuple[str, ...]
 
 
-def save_taggers(fitted: FittedTaggers, folder: Path) -> None:
+def save_taggers(majority: WordMajority, features: WordFeatures, folder: Path) -> None:
     """Write both as JSON and safetensors; nothing in them runs when it is read.
 
     Raises
@@ -261,11 +252,10 @@ def save_taggers(fitted: FittedTaggers, folder: Path) -> None:
         If the disk fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _WORDS_FILE).write_text(fitted.majority.model_dump_json(by_alias=True))
-    own = fitted.features
-    saved = _SavedFeatures(known=own.known, tags=own.tags)
+    (folder / _WORDS_FILE).write_text(majority.model_dump_json(by_alias=True))
+    saved = _SavedFeatures(known=features.known, tags=features.tags)
     (folder / _FEATURES_FILE).write_text(saved.model_dump_json(by_alias=True))
-    arrays = {"coef": own.coefficients, "intercept": own.intercepts}
+    arrays = {"coef": features.coefficients, "intercept": features.intercepts}
     save_file(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()},
         folder / _ARRAYS_FILE,

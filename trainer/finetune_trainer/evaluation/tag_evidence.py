@@ -55,27 +55,18 @@ class TagEvidence:
     ) -> tuple[BaselineFit, ...]:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         finding = finding_for(classes)
-        fitted = fit_taggers(
+        majority, features = fit_taggers(
             [row.input for row in train],
             [row.target for row in train],
             [row.unit for row in train],
             finding,
             seed,
         )
-        save_taggers(fitted, folder)
+        save_taggers(majority.baseline, features.baseline, folder)
         words, truth = [row.input for row in select], [row.target for row in select]
-        return (
-            BaselineFit(
-                name=fitted.majority.name,
-                cross_validated=fitted.majority_f1,
-                select=span_f1(truth, fitted.majority.tag(words), finding),
-            ),
-            BaselineFit(
-                name=fitted.features.name,
-                settings=fitted.settings,
-                cross_validated=fitted.features_f1,
-                select=span_f1(truth, fitted.features.tag(words), finding),
-            ),
+        return tuple(
+            one.report(span_f1(truth, one.baseline.tag(words), finding))
+            for one in (majority, features)
         )
 
     def find(self, test: TestRows) -> Findings:

@@ -1,9 +1,10 @@
 """TF-IDF vectors, as the baselines of every task on texts use them, and how they are kept."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from finetune_api.markers import Contract
 from finetune_trainer.errors import DataError, StorageError
+from finetune_trainer.evaluation.search import Folds, Integers, search
 
-FOLDS = 5
 SEARCH_ROWS = 20_000
 """Cross-validation looks at no more rows than this, drawn at random: it ranks settings only."""
 
@@ -25,6 +26,8 @@ _FILE = "tfidf.json"
 _ARRAYS = "tfidf.safetensors"
 
 Arrays = Mapping[str, NDArray[Any]]
+L = TypeVar("L")
+A = TypeVar("A")
 
 
 class NGrams(Contract):
@@ -63,6 +66,67 @@ def make_vectorizer(ngrams: NGrams, vocabulary: dict[str, int] | None = None) ->
         # One-letter words count: they are words in many languages.
         token_pattern=r"(?u)\b\w+\b" if ngrams.analyzer == "word" else None,
         vocabulary=vocabulary,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedTfidf(Generic[L]):
+    """A vectorizer, what was learned on its vectors, and what the search for both ended with."""
+
+    ngrams: NGrams
+    vectorizer: Any
+    learned: L
+    settings: dict[str, str]
+    score: float | None
+
+
+def fit_tfidf(
+    texts: Sequence[str],
+    folds: Callable[[Integers], Folds],
+    *,
+    strengths: tuple[str, Sequence[float]],
+    learn: Callable[[Any, Integers, float], L],
+    tell: Callable[[L, Any], A],
+    score: Callable[[Integers, list[A]], float],
+    seed: int,
+) -> FittedTfidf[L]:
+    """Choose n-grams and strength (its name, and what it may be) in folds, and fit with them.
+
+    ``folds`` divides the rows that are searched, which it is given, and says of which it speaks by
+    their places among them. ``learn`` is for vectors, the rows that they are of and a strength;
+    ``tell`` for what was learned and vectors of other rows; ``score`` as ``search`` has it.
+    """
+    drawn_rows = drawn(len(texts), SEARCH_ROWS, seed)
+
+    def in_fold(ngrams: NGrams, train: Integers, held: Integers) -> Callable[[float], A]:
+        vectorizer = make_vectorizer(ngrams)
+        vectors = vectorizer.fit_transform([texts[row] for row in train])
+        unseen = vectorizer.transform([texts[row] for row in held])
+        return lambda strength: tell(learn(vectors, train, strength), unseen)
+
+    symbol, values = strengths
+    chosen = search(
+        CANDIDATES,
+        values,
+        [(drawn_rows[train], drawn_rows[held]) for train, held in folds(drawn_rows)],
+        default=(CANDIDATES[0], 1.0),
+        fit=in_fold,
+        score=score,
+    )
+    rows = drawn(len(texts), FIT_ROWS, seed)
+    vectorizer = make_vectorizer(chosen.features)
+    vectors = vectorizer.fit_transform([texts[row] for row in rows])
+    return FittedTfidf(
+        ngrams=chosen.features,
+        vectorizer=vectorizer,
+        learned=learn(vectors, rows, chosen.strength),
+        settings={
+            "n-grams": str(chosen.features),
+            symbol: f"{chosen.strength:g}",
+            "folds": str(chosen.folds),
+            "rows": str(len(rows)),
+        },
+        score=chosen.score,
     )
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from finetune_api.health import EarlyStopping, Health, Sign, SignAction
-from finetune_api.report import TrainResult
+from finetune_api.health import EarlyStopping, Health, OverfittingAction, Sign, SignAction
+from finetune_api.report import Overfitting, TrainResult
 from finetune_api.times import format_time
 from finetune_trainer.errors import UsageError
 from finetune_trainer.reporting.curve import Curve
@@ -31,7 +31,7 @@ from finetune_trainer.reporting.events import (
 from finetune_trainer.training.cadence import Cadence
 from finetune_trainer.training.checkpoints import CheckpointStore
 from finetune_trainer.training.gang import Gang
-from finetune_trainer.training.health import MEANING, observe
+from finetune_trainer.training.health import MEANING, PATIENCE, observe, observe_score
 from finetune_trainer.training.manifest import Best, TrainingState
 from finetune_trainer.training.plan import StepPlan
 from finetune_trainer.training.resume import Resume
@@ -202,11 +202,15 @@ class Boundary(TrainerCallback):
 
     def _act(self, sign: Sign, step: int) -> None:
         action = self._parts.health.action(sign)
-        message = f"{sign} at step {step}: {MEANING[sign]}"
         if action is SignAction.FAIL:
-            raise UnhealthyError(message)
-        if action is SignAction.WARN and sign not in self._warned:
+            raise UnhealthyError(_told(sign, step))
+        if action is SignAction.WARN:
+            self._warn(sign, step)
+
+    def _warn(self, sign: Sign, step: int) -> None:
+        if sign not in self._warned:
             self._warned.add(sign)
+            message = _told(sign, step)
             _log.warning("%s", message)
             self._parts.say(Warned(message=message))
 
@@ -218,7 +222,7 @@ class Boundary(TrainerCallback):
             stopping = score is None
             self._look_for_change(step)
             improved = score is not None and self._take_score(step, score)
-        early = self._out_of_patience and step < cadence.total_steps
+        early = (self._out_of_patience or self._overfits) and step < cadence.total_steps
         finished = self._state.evaluated and (early or step == cadence.total_steps)
         if improved or stopping or finished or cadence.saves_at(step):
             self._save(step, finished=finished, early=early)
@@ -231,6 +235,11 @@ class Boundary(TrainerCallback):
     def _out_of_patience(self) -> bool:
         rule = self._parts.early_stopping
         return rule is not None and self._state.evaluations_without_better >= rule.patience
+
+    @property
+    def _overfits(self) -> bool:
+        stops = self._parts.health.overfitting is OverfittingAction.STOP
+        return stops and self._state.overfitting is not None
 
     def _score(self, step: int) -> float | None:
         self._parts.say(Staged(stage="evaluating"))
@@ -250,6 +259,7 @@ class Boundary(TrainerCallback):
     def _take_score(self, step: int, score: float) -> bool:
         """Note the score; whether it is the best so far."""
         self._curve.add_score(step, score)
+        self._compare_with_training(step, score)
         best = self._state.best
         improved = best is None or score < best.select_loss
         rule = self._parts.early_stopping or EarlyStopping()
@@ -266,6 +276,33 @@ class Boundary(TrainerCallback):
             update={"evaluated": True, "best": best, "evaluations_without_better": waited}
         )
         return improved
+
+    def _compare_with_training(self, step: int, score: float) -> None:
+        """See whether the select rows' loss rises while that of the training rows falls."""
+        best, rule = self._state.best, self._parts.early_stopping
+        health = observe_score(
+            self._state.health, score=score, best=None if best is None else best.select_loss
+        )
+        fit, found = health.fit, self._state.overfitting
+        if best is None or score < best.select_loss:
+            found = None
+        elif (
+            found is None
+            and fit.apart >= (PATIENCE if rule is None else rule.patience)
+            and fit.latest is not None
+            and fit.at_best is not None
+            and self._parts.health.overfitting is not OverfittingAction.IGNORE
+        ):
+            found = Overfitting(
+                step=step,
+                select_loss=score,
+                train_loss=fit.latest,
+                best_step=best.step,
+                best_select_loss=best.select_loss,
+                train_loss_at_best=fit.at_best,
+            )
+            self._warn(Sign.OVERFITTING, step)
+        self._state = self._state.model_copy(update={"health": health, "overfitting": found})
 
     def _save(self, step: int, *, finished: bool, early: bool) -> None:
         self._parts.say(Staged(stage="saving"))
@@ -289,9 +326,14 @@ class Boundary(TrainerCallback):
             best_select_loss=best.select_loss,
             final_loss=self._curve.newest_loss,
             stopped_early=early,
+            overfitting=self._state.overfitting,
             checkpoint=best.path,
             packed_fill=self._parts.packed_fill,
         )
+
+
+def _told(sign: Sign, step: int) -> str:
+    return f"{sign} at step {step}: {MEANING[sign]}"
 
 
 def _now() -> str:

@@ -20,6 +20,10 @@ _EXPLODING_STEPS = 3
 _VANISHING_NORM = 1e-7
 _VANISHING_STEPS = 10
 _SMALL_LOSS = 0.01
+RISE = 0.1
+"""By how much of itself the select rows' loss must rise to count as risen."""
+PATIENCE = 3
+"""Evaluations in a row that it must be so in, where earlyStopping says nothing."""
 
 MEANING: dict[Sign, str] = {
     Sign.EXPLODING_GRADIENTS: "the gradients' norm is over 100 times its recent median; lower "
@@ -30,6 +34,8 @@ MEANING: dict[Sign, str] = {
     "another training.learningRate",
     Sign.UNCHANGED_PARAMETERS: "no weight has changed since this attempt began; raise "
     "training.learningRate, or take precision fp32, whose steps are finer",
+    Sign.OVERFITTING: "the loss on the select rows rises while the training loss falls; take fewer "
+    "epochs, a lower training.learningRate, more rows, or dropout",
 }
 """What each sign means, and what to do."""
 
@@ -41,6 +47,20 @@ class Window(Contract):
     total: float = 0.0
 
 
+class Fit(Contract):
+    """How training and select loss go together.
+
+    ``window`` are the training losses since the last evaluation, ``latest`` their mean before it
+    and ``at_best`` before the best one. ``apart`` counts evaluations in a row at which the select
+    rows' loss had risen and the training loss fallen since the best one.
+    """
+
+    window: Window = Window()
+    at_best: float | None = None
+    latest: float | None = None
+    apart: Annotated[int, Field(ge=0)] = 0
+
+
 class HealthState(Contract):
     """What the watch knows after a step."""
 
@@ -48,6 +68,7 @@ class HealthState(Contract):
     exploding: Annotated[int, Field(ge=0)] = 0
     vanishing: Annotated[int, Field(ge=0)] = 0
     window: Window = Window()
+    fit: Fit = Fit()
     first_loss: float | None = None
 
 
@@ -59,7 +80,9 @@ def observe(
     A sign is shown again at each step for as long as it lasts.
     """
     state, signs = _of_gradients(state, loss, norm) if norm is not None else (state, ())
-    window = Window(steps=state.window.steps + 1, total=state.window.total + loss)
+    fit = state.fit.model_copy(update={"window": _with(state.fit.window, loss)})
+    state = state.model_copy(update={"fit": fit})
+    window = _with(state.window, loss)
     if window.steps < window_steps:
         return state.model_copy(update={"window": window}), signs
     mean = window.total / window.steps
@@ -68,6 +91,22 @@ def observe(
     if mean >= state.first_loss:
         signs = (*signs, Sign.LOSS_NOT_FALLING)
     return state.model_copy(update={"window": Window()}), signs
+
+
+def observe_score(state: HealthState, *, score: float, best: float | None) -> HealthState:
+    """Take in the select rows' loss at an evaluation, and the best one before it."""
+    fit = state.fit
+    train = fit.window.total / fit.window.steps if fit.window.steps else fit.latest
+    if best is None or score < best:
+        return state.model_copy(update={"fit": Fit(at_best=train, latest=train)})
+    risen = score > best * (1 + RISE) and score > _SMALL_LOSS
+    fallen = train is not None and fit.at_best is not None and train < fit.at_best
+    apart = fit.apart + 1 if risen and fallen else 0
+    return state.model_copy(update={"fit": Fit(at_best=fit.at_best, latest=train, apart=apart)})
+
+
+def _with(window: Window, loss: float) -> Window:
+    return Window(steps=window.steps + 1, total=window.total + loss)
 
 
 def _of_gradients(

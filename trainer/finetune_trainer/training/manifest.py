@@ -16,7 +16,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from finetune_api.markers import Contract, Digest, ShortText
-from finetune_api.report import CurvePoint, TrainResult
+from finetune_api.report import CurvePoint, Overfitting, TrainResult
 from finetune_api.run import CHECKPOINT_MANIFEST
 from finetune_trainer.training.health import HealthState
 
@@ -41,6 +41,7 @@ class TrainingState(Contract):
     best: Best | None = None
     evaluations_without_better: Annotated[int, Field(ge=0)] = 0
     health: HealthState = HealthState()
+    overfitting: Overfitting | None = None
     curve: Annotated[tuple[CurvePoint, ...], Field(max_length=60)] = ()
     curve_stride: Annotated[int, Field(ge=1)] = 1
 

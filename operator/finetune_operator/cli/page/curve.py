@@ -6,8 +6,10 @@ Positions are percent of the plot, from its left and its top, so that one drawin
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from finetune_api.evaluationreport import EvaluationReport
+from finetune_api.phases import ConditionType
 from finetune_api.report import CurvePoint, Step
-from finetune_api.status import AttemptStatus
+from finetune_api.status import AttemptStatus, JobStatus
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.axis import Axis, axis
 from finetune_operator.cli.page.facts import PageFacts
@@ -68,6 +70,8 @@ class LossCurve:
     best: Mark | None
     resumed: tuple[Mark, ...]
     summary: str
+    overfitting: str
+    gap: str
 
 
 def loss_curve(facts: PageFacts) -> LossCurve | None:
@@ -91,6 +95,26 @@ def loss_curve(facts: PageFacts) -> LossCurve | None:
         best=None if best is None else Mark(across.percent(best), f"best: step {best:,}"),
         resumed=_resumed(facts.status.attempts, across),
         summary=_summary(points, best),
+        overfitting=_overfitting(facts.status),
+        gap=_gap(facts.evaluation),
+    )
+
+
+def _overfitting(status: JobStatus) -> str:
+    kind = ConditionType.OVERFITTING
+    found = next((c for c in status.conditions if c.type is kind and c.status == "True"), None)
+    return "" if found is None else f"It began to learn its rows by heart. {found.message}"
+
+
+def _gap(report: EvaluationReport | None) -> str:
+    if report is None or report.generalization is None:
+        return ""
+    found = report.generalization
+    return (
+        f"At the best checkpoint the loss is {figures.interval(found.train_loss)} on "
+        f"{figures.counted(found.train_rows, 'training row')} and "
+        f"{figures.interval(found.select_loss)} on the {figures.count(found.select_rows)} select "
+        f"rows, asked alike: a generalization gap of {figures.interval(found.gap)}."
     )
 
 

@@ -3,6 +3,7 @@
 Positions are percent of an axis, shares percent of a row; every figure is the report's own.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from finetune_api.balance import uncalibrated
@@ -21,11 +22,14 @@ from finetune_operator.cli.page.calibration import Diagram, calibration
 from finetune_operator.cli.page.curve import Tick
 from finetune_operator.cli.page.facts import PageFacts
 from finetune_operator.cli.page.groups import GroupTable, groups
+from finetune_operator.cli.page.swaps import SwapTable, swaps
 from finetune_operator.cli.page.verdict import compared, measured_shortfall, title
 
 WIDEST_MATRIX = 24
 """Classes that a matrix shows; of more, the most frequent confusions are listed."""
 _LISTED_CONFUSIONS = 25
+_SHOWN_THRESHOLDS = 8
+"""Of more labels, a baseline's thresholds stand in the report alone."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Evidence:
     gate: tuple[Requirement, ...]
     comparison: Comparison
     groups: tuple[GroupTable, ...]
+    swaps: SwapTable | None
     calibration: Diagram | None
     metrics: tuple[tuple[str, str], ...]
     thresholds: str
@@ -131,6 +136,7 @@ def evidence(facts: PageFacts) -> Evidence | None:
         gate=tuple(_requirement(result) for result in report.gate),
         comparison=_comparison(report, facts.prepare),
         groups=groups(report),
+        swaps=swaps(report.counterfactuals),
         calibration=calibration(report),
         metrics=tuple(
             (title(metric), figures.interval(report.metrics[metric]))
@@ -166,6 +172,8 @@ def _requirement(result: GateResult) -> Requirement:
     what = METRICS[result.metric].name
     if result.column is not None:
         what = f"shortfall of any {result.column} in {what}"
+    if result.swap is not None:
+        what += f", of swap {result.swap}"
     if result.against is not None:
         what += f" against {BASELINES[result.against]}"
     if result.bound != "Point":
@@ -192,7 +200,10 @@ def _comparison(report: EvaluationReport, prepare: PrepareReport | None) -> Comp
     measured = [report.metrics, *(b.metrics for b in baselines)]
     shown = [metrics[task.headline] for metrics in measured]
     marks = axis([v for a in shown for v in (a.value, a.low, a.high) if v is not None], ticks=5)
-    others = (_baseline(one, task, marks, fits.get(one.name)) for one in baselines)
+    cuts = report.baseline_thresholds
+    others = (
+        _baseline(one, task, marks, fits.get(one.name), cuts.get(one.name, {})) for one in baselines
+    )
     return Comparison(
         titles=tuple(title(metric) for metric in task.compared),
         error=task.error.noun,
@@ -221,9 +232,16 @@ def _whisker(name: str, task: TaskFacts, metrics: Metrics, marks: Axis) -> Whisk
 
 
 def _baseline(
-    baseline: BaselineScores, task: TaskFacts, marks: Axis, fit: BaselineFit | None
+    baseline: BaselineScores,
+    task: TaskFacts,
+    marks: Axis,
+    fit: BaselineFit | None,
+    cuts: Mapping[str, float],
 ) -> Whisker:
-    settings = fit.settings.items() if fit is not None else ()
+    settings = list(fit.settings.items()) if fit is not None else []
+    told_from = [(f"{label} from", figures.score(cut)) for label, cut in cuts.items()]
+    if len(told_from) <= _SHOWN_THRESHOLDS:
+        settings += told_from
     return replace(
         _whisker(BASELINES[baseline.name], task, baseline.metrics, marks),
         is_model=False,

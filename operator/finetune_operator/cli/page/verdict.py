@@ -177,6 +177,8 @@ def requirement(result: GateResult) -> str:
         required = figures.score(result.required)
         told = f"{what} by {result.column} is short by {measured_shortfall(result)}"
         return f"{told}, at most {required} is allowed"
+    if result.swap is not None:
+        what += f" of swap {result.swap}"
     if result.against is not None:
         what += f" against {BASELINES[result.against]}"
     if result.bound != "Point":

@@ -1,0 +1,108 @@
+"""Does the model know the rows it learned from better than others: the generalization gap.
+
+The evaluate step asks the scored checkpoint about the select rows and as many training rows, by the
+loss that was minimized. What a row's weights are stands in ``tasks.form``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+from scipy import special
+from transformers import PreTrainedModel
+
+from finetune_api.evaluationreport import Generalization, Interval
+from finetune_trainer.evaluation.inference import Places, score_rows
+from finetune_trainer.evaluation.intervals import FEWEST_UNITS
+from finetune_trainer.evaluation.metrics import Floats, Integers
+from finetune_trainer.training.rows import Batch, Collation, PreparedRows
+
+_UPPER = 0.975
+RowLoss = Callable[[Any, Batch], torch.Tensor]
+"""As ``tasks.form`` has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """Σ weight·loss and Σ weight of each row, and the unit that it belongs to."""
+
+    losses: Floats
+    weights: Floats
+    units: Integers
+
+
+def drawn_like(train: Dataset, select: Dataset, seed: int) -> Dataset:
+    """As many of the training rows as there are select rows, at random."""
+    size = min(len(train), len(select))
+    chosen = np.random.default_rng(seed).choice(len(train), size=size, replace=False)
+    return train.select(np.sort(chosen))
+
+
+def row_losses(
+    model: PreTrainedModel, rows: Dataset, collation: Collation, row_loss: RowLoss, call: Any
+) -> Losses:
+    """The loss of each row in evaluation mode; units are rows, or the groups that they name."""
+    losses = np.zeros(len(rows))
+
+    def take(places: Places, batch: Batch, output: Any) -> None:
+        on_device = {name: values.to(model.device) for name, values in batch.items()}
+        losses[places] = row_loss(output, on_device).double().cpu().numpy()
+
+    score_rows(model, rows, collation, take, call=call)
+    groups = [f"row {row}" if one is None else one for row, one in enumerate(rows["group"])]
+    return Losses(
+        losses=losses,
+        weights=PreparedRows(rows, collation).weights,
+        units=np.unique(groups, return_inverse=True)[1],
+    )
+
+
+def generalization(train: Losses, select: Losses) -> Generalization:
+    """The mean losses and their difference.
+
+    Intervals are Student's, with the variance of a ratio over units (linearized: Cochran 1977,
+    6.3); that of the gap is put together from both (MOVER: Zou & Donner 2008).
+    """
+    (one, one_half), (other, other_half) = _mean(train), _mean(select)
+    half = None if one_half is None or other_half is None else float(np.hypot(one_half, other_half))
+    return Generalization(
+        train_rows=len(train.losses),
+        select_rows=len(select.losses),
+        train_loss=_around(one, one_half),
+        select_loss=_around(other, other_half),
+        gap=_around(other - one, half),
+    )
+
+
+def _mean(rows: Losses) -> tuple[float, float | None]:
+    """The mean, and half of its 95 % interval."""
+    total = rows.weights.sum()
+    mean = float(rows.losses.sum() / total)
+    pulls = np.bincount(rows.units, weights=(rows.losses - mean * rows.weights) / total)
+    units = len(pulls)
+    if units < FEWEST_UNITS:
+        return mean, None
+    spread = np.sqrt(units / (units - 1) * np.square(pulls).sum())
+    return mean, float(special.stdtrit(units - 1, _UPPER) * spread)
+
+
+def _around(value: float, half: float | None) -> Interval:
+    if half is None:
+        return Interval(value=value)
+    return Interval(value=value, low=value - half, high=value + half)
+
+
+def losses_table(train: Losses, select: Losses) -> pa.Table:
+    """A line per row: ``role``, ``loss`` (times its weight) and ``weight``; no row is named."""
+    both = (train, select)
+    return pa.table(
+        {
+            "role": np.repeat(["train", "select"], [len(one.losses) for one in both]),
+            "loss": np.concatenate([one.losses for one in both]),
+            "weight": np.concatenate([one.weights for one in both]),
+        }
+    )
