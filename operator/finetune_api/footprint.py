@@ -233,9 +233,7 @@ def _moments(model: ModelFacts, shape: Shape) -> Sequence[Moment]:
         rows = Fraction(shape.sequence_length, trace.tokens)
     if (trace.element, trace.recomputed) != (shape.element, shape.activation_checkpointing):
         precision = {element: precision for precision, element in ELEMENT.items()}[trace.element]
-        like_trace = replace(
-            shape, precision=precision, activation_checkpointing=trace.recomputed
-        )
+        like_trace = replace(shape, precision=precision, activation_checkpointing=trace.recomputed)
         rows *= Fraction(_kept_per_row(model, shape), _kept_per_row(model, like_trace))
     return tuple(
         Moment(

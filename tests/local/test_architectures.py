@@ -137,9 +137,7 @@ def test_all_of_it_learns_and_an_adapter_is_merged_as_it_computed(
     tokenizer = load_tokenizer(folder, uri, of_words=form.head.reads_words)
     check_lengths(config, tokenizer, uri, 16)
     training = a_run(dataset={"train": "rows.csv"}, training={"max_length": 16}).training
-    facts = model_facts(
-        folder, uri, config, form.head, max(1, len(labels)), training=training
-    )
+    facts = model_facts(folder, uri, config, form.head, max(1, len(labels)), training=training)
     assert facts.trace is not None, "what a step of it holds can be counted"
     loaded = load_model(folder, uri, form.head, labels, dropout=0.0, seed=1)
     model = loaded.model
