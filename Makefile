@@ -40,6 +40,11 @@ test: env test-tools ## Run every tier of tests that this machine can run (TESTS
 
 CLUSTER_PROGRAMS := etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy coredns kubectl helm
 
+.PHONY: test-matrix
+test-matrix: env ## Train, stop, resume, evaluate and export every kind of model (MATRIX="vit- bert-lora" for some)
+	@echo "test-matrix: architecture × method × ZeRO stage × ranks (half an hour for all 72 cells)"
+	@FINETUNE_MATRIX="$(or $(MATRIX),all)" $(BIN)/python -m pytest tests/local/test_matrix.py -v
+
 .PHONY: images
 images: env ## Build the operator's and the trainer's image, with no container engine (Debian, root)
 	@$(BIN)/python -m tools.cluster images

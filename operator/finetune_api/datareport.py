@@ -175,6 +175,29 @@ class ImageFacts(Contract):
     """Floating-point operations of the forward pass."""
 
 
+class Moment(Contract):
+    """A moment of a training step: what stands in memory besides weights and optimizer."""
+
+    row_bytes: Count
+    """Of each row of the micro-batch: activations, outputs and their gradients."""
+    fixed_bytes: Count
+    """However many rows: the weights' gradients that there are by then, and copies of weights."""
+    exchanging: bool
+    """Whether a weight has its gradient, and ranks exchange them."""
+
+
+class StepTrace(Contract):
+    """The moments at which a step may be at its peak, counted on the model's shapes."""
+
+    element: Annotated[int, Field(ge=2, le=4)]
+    """Bytes of a number of the forward and backward pass."""
+    recomputed: bool
+    """Whether activations are computed again."""
+    tokens: Size
+    """Length of the rows that it was counted with; 1 for images."""
+    moments: Annotated[tuple[Moment, ...], Field(min_length=1, max_length=40)]
+
+
 class ModelFacts(Contract):
     """What the footprint needs to know of a model; read without building its weights."""
 
@@ -203,6 +226,12 @@ class ModelFacts(Contract):
     per_token: bool = False
     """Whether the head answers for each token, and not once for a row."""
     image: Annotated[ImageFacts | None, Field(description="Set for models of images.")] = None
+    largest_weight: Count = 0
+    """Numbers of the largest weight that is trained."""
+    trace: Annotated[
+        StepTrace | None,
+        Field(description="What a step holds. Unset where a model's way depends on values."),
+    ] = None
 
 
 class BaselineFit(Contract):

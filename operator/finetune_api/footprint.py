@@ -13,9 +13,11 @@ matrices, and a copy of the head.
 """
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from fractions import Fraction
 
-from finetune_api.datareport import ModelFacts
+from finetune_api.datareport import ModelFacts, Moment
 from finetune_api.training import Offload, Precision
 
 FRAGMENTATION = 0.10
@@ -23,12 +25,19 @@ FRAGMENTATION = 0.10
 
 _MOST_BUCKET_ELEMENTS = 50_000_000
 
+# DeepSpeed 0.19's own figures: MEMORY_OPT_ALLREDUCE_SIZE of runtime/engine.py, and of
+# runtime/zero/config.py prefetch_bucket_size and max_live_parameters.
+_FLAT_ELEMENTS = 500_000_000
+_PREFETCHED_ELEMENTS = 50_000_000
+_GATHERED_ELEMENTS = 1_000_000_000
+
 RUNTIME_BYTES = 1 << 30
 """Of each rank, whatever the model: the device's context, kernels and communicators."""
 
-_ELEMENT = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP16: 2}
+ELEMENT = {Precision.FP32: 4, Precision.BF16: 2, Precision.FP16: 2}
+"""Bytes of one number of the forward and backward pass."""
 _LEAST_STAGE = {Offload.NONE: 0, Offload.OPTIMIZER: 1, Offload.PARAMETERS: 3}
-_FP32 = 4
+_FP32, _FP64 = 4, 8
 _ADAM_MOMENTS = 2 * _FP32
 
 
@@ -41,12 +50,13 @@ class Shape:
     precision: Precision
     micro_batch_size: int
     sequence_length: int
+    accumulation_steps: int = 1
     activation_checkpointing: bool = False
     offload: Offload = Offload.NONE
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning, ``precision: auto`` among it: it is resolved before."""
-        if self.precision not in _ELEMENT:
+        if self.precision not in ELEMENT:
             raise ValueError(f"precision {self.precision.value} has no size: resolve it first")
         if self.zero_stage not in range(4):
             raise ValueError(f"zero_stage is {self.zero_stage}: it must be 0, 1, 2 or 3")
@@ -54,13 +64,14 @@ class Shape:
             raise ValueError(
                 f"offload of {self.offload.value} needs zero_stage {_LEAST_STAGE[self.offload]}"
             )
-        if min(self.world_size, self.micro_batch_size, self.sequence_length) < 1:
-            raise ValueError("world_size, micro_batch_size and sequence_length must be at least 1")
+        for name in ("world_size", "micro_batch_size", "sequence_length", "accumulation_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
 
     @property
     def element(self) -> int:
         """Bytes of one number of the forward and backward pass."""
-        return _ELEMENT[self.precision]
+        return ELEMENT[self.precision]
 
     @property
     def own_copy(self) -> bool:
@@ -70,17 +81,20 @@ class Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryBreakdown:
-    """Bytes of one rank's device at the peak of a training step, by what they hold."""
+    """Bytes of one rank's device at the peak of a training step, by what they hold.
+
+    ``scratch`` is what an exchange or an update of weights needs for itself.
+    """
 
     weights: int
     gathered: int
+    optimizer: int
     gradients: int
     buckets: int
-    optimizer: int
     activations: int
-    logits: int
-    fragmentation: int
-    runtime: int
+    scratch: int
+    fragmentation: int = 0
+    runtime: int = 0
 
     @property
     def total(self) -> int:
@@ -89,51 +103,188 @@ class MemoryBreakdown:
 
 
 def memory_per_rank(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
-    """Peak memory of one rank's device that trains with AdamW; what is offloaded is not on it."""
-    states = _states(model, shape)
-    activations = shape.micro_batch_size * _activations_per_row(model, shape)
-    answers = shape.micro_batch_size * (shape.sequence_length if model.per_token else 1)
-    logits = answers * model.classes * (2 * shape.element + 2 * _FP32)
-    buckets = _buckets(model, shape)
-    held = sum(states) + buckets + activations + logits
-    weights, gathered, gradients, optimizer = states
-    return MemoryBreakdown(
-        weights=weights,
-        gathered=gathered,
-        gradients=gradients,
-        buckets=buckets,
-        optimizer=optimizer,
-        activations=activations,
-        logits=logits,
-        fragmentation=math.ceil(held * FRAGMENTATION),
+    """Peak memory of one rank's device that trains with AdamW; what is offloaded is not on it.
+
+    A step's phases hold different things, and the fullest of them is the peak. Activations, what is
+    computed from them and gradients come from the model's trace; the rest is what DeepSpeed 0.19
+    was seen to hold (docs/benchmarks.md).
+    """
+    phases = (
+        _gathering(model, shape),
+        *_passes(model, shape),
+        _exchange(model, shape),
+        _update(model, shape),
+    )
+    fullest = max(phases, key=lambda phase: phase.total)
+    return replace(
+        fullest,
+        fragmentation=math.ceil(fullest.total * FRAGMENTATION),
         runtime=RUNTIME_BYTES,
     )
 
 
-def _states(model: ModelFacts, shape: Shape) -> tuple[int, int, int, int]:
-    """Weights, weights gathered from other ranks, gradients and optimizer state of one rank.
+def _standing(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
+    """What is there throughout a step.
 
     ZeRO shards the optimizer from stage 1, gradients from 2, weights from 3. Its optimizer keeps
     its own fp32 copy of the weights, in an fp32 run too (DeepSpeed clones the partition); without
-    ZeRO an fp32 run updates the weights themselves.
+    ZeRO an fp32 run updates the weights themselves. Stage 3 alone keeps its share of the gradients
+    and the buffer of their exchange from one step to the next.
     """
-    optimizer = _optimizer(model, shape)
-    gradients = shape.element * model.trainable_parameters
     weights = shape.element * _held(model)
-    gathered = 0
+    optimizer = _optimizer(model, shape)
+    gradients = buckets = 0
+    if shape.zero_stage >= 1:
+        optimizer = _share(optimizer, shape)
     if shape.zero_stage >= 3:
-        own = 0 if shape.offload is Offload.PARAMETERS else _share(weights, shape)
-        gathered = min(weights - own, 2 * shape.element * _largest_module(model))
-        weights = own
-    if shape.offload is not Offload.NONE:
-        optimizer = 0
-        gradients = gradients if shape.zero_stage < 2 else 0
-    return (
-        weights,
-        gathered,
-        _share(gradients, shape) if shape.zero_stage >= 2 else gradients,
-        _share(optimizer, shape) if shape.zero_stage >= 1 else optimizer,
+        weights = 0 if shape.offload is Offload.PARAMETERS else _share(weights, shape)
+        gradients, buckets = _gradient_share(model, shape), _bucket(model, shape)
+    return MemoryBreakdown(
+        weights=weights,
+        gathered=0,
+        optimizer=optimizer if shape.offload is Offload.NONE else 0,
+        gradients=gradients,
+        buckets=buckets,
+        activations=0,
+        scratch=0,
     )
+
+
+def _passes(model: ModelFacts, shape: Shape) -> Iterator[MemoryBreakdown]:
+    """The end of the forward pass, and the backward pass up to its end.
+
+    Without ZeRO gradients stay where they are made. Stages 1 and 2 copy them into a bucket, and
+    free them when it is full; stage 3 frees them at once.
+    """
+    standing = _standing(model, shape)
+    bucket, kept = _bucket(model, shape), _kept_from_before(model, shape)
+    in_work = 2 * shape.element * model.largest_weight
+    for moment in _moments(model, shape):
+        fixed, buckets = max(moment.fixed_bytes, kept), standing.buckets
+        if moment.exchanging and shape.zero_stage >= 1:
+            buckets = bucket
+            waiting = bucket + in_work if shape.zero_stage < 3 else in_work
+            fixed = min(moment.fixed_bytes, waiting) + kept
+        yield replace(
+            standing,
+            gathered=_gathered(model, shape),
+            gradients=standing.gradients + fixed,
+            buckets=buckets,
+            activations=shape.micro_batch_size * moment.row_bytes,
+        )
+
+
+def _exchange(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
+    """The last gradients' exchange: of all that a bucket holds, and of a copy of it.
+
+    Without ZeRO the copy is a flat one of all gradients. Stages 1 and 2 free the gradients that are
+    in the bucket after it, and then have their share. Stage 3 makes one flat, and the collective
+    another; few weights are still gathered.
+    """
+    standing = _standing(model, shape)
+    whole = shape.element * model.trainable_parameters
+    bucket = _bucket(model, shape)
+    if shape.zero_stage == 0:
+        flat = shape.world_size > 1 or shape.precision is not Precision.FP32
+        copy = min(whole, shape.element * _FLAT_ELEMENTS) if flat else 0
+        return replace(standing, gradients=whole, scratch=copy)
+    if shape.zero_stage < 3:
+        gradients = max(_gradient_share(model, shape), _kept_from_before(model, shape))
+        return replace(standing, gradients=gradients, buckets=bucket, scratch=bucket)
+    gathered = min(_gathered(model, shape), shape.element * _largest_module(model))
+    return replace(standing, gathered=gathered, scratch=2 * bucket)
+
+
+def _gathering(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
+    """Early in the forward pass stage 3 gathers ahead, into a buffer that it then copies from."""
+    gathered = _gathered(model, shape)
+    ahead = shape.element * (_PREFETCHED_ELEMENTS + _largest_module(model))
+    return replace(_standing(model, shape), gathered=gathered, scratch=min(gathered, ahead))
+
+
+def _update(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
+    """The weights' update: this rank's gradients, copied flat by ZeRO and widened to fp32.
+
+    Besides, the norm of the gradients widens one after the other to fp64.
+    """
+    standing = _standing(model, shape)
+    trained = model.trainable_parameters
+    gradients, flat = shape.element * trained, 0
+    if shape.zero_stage >= 1:
+        gradients, trained = _gradient_share(model, shape), _share(trained, shape)
+        flat = gradients
+    if shape.precision is not Precision.FP32 and shape.offload is Offload.NONE:
+        flat += _FP32 * trained
+    wide = _FP64 * model.largest_weight
+    return replace(standing, gradients=gradients, scratch=max(flat, wide))
+
+
+def _moments(model: ModelFacts, shape: Shape) -> Sequence[Moment]:
+    """The moments at which the passes may be at their peak, for rows of the shape's length.
+
+    A trace of another precision, or one that doesn't compute again what the shape does, is taken
+    as the formula says that the two differ.
+    """
+    trace = model.trace
+    if trace is None:
+        return _formula(model, shape)
+    rows, fixed = Fraction(1), Fraction(shape.element, trace.element)
+    if model.image is None:
+        rows = Fraction(shape.sequence_length, trace.tokens)
+    if (trace.element, trace.recomputed) != (shape.element, shape.activation_checkpointing):
+        precision = {element: precision for precision, element in ELEMENT.items()}[trace.element]
+        like_trace = replace(shape, precision=precision, activation_checkpointing=trace.recomputed)
+        rows *= Fraction(_kept_per_row(model, shape), _kept_per_row(model, like_trace))
+    return tuple(
+        Moment(
+            row_bytes=math.ceil(rows * moment.row_bytes),
+            fixed_bytes=math.ceil(fixed * moment.fixed_bytes),
+            exchanging=moment.exchanging,
+        )
+        for moment in trace.moments
+    )
+
+
+def _formula(model: ModelFacts, shape: Shape) -> Sequence[Moment]:
+    """What a model that could not be traced keeps: at first all activations, at last gradients."""
+    gradients = shape.element * model.trainable_parameters
+    return (
+        Moment(row_bytes=_kept_per_row(model, shape), fixed_bytes=0, exchanging=True),
+        Moment(row_bytes=0, fixed_bytes=gradients, exchanging=True),
+    )
+
+
+def _kept_per_row(model: ModelFacts, shape: Shape) -> int:
+    """Bytes of a row's activations, and of its outputs with their gradients and fp32 copies."""
+    answers = shape.sequence_length if model.per_token else 1
+    outputs = answers * model.classes * (2 * shape.element + 2 * _FP32)
+    return _activations_per_row(model, shape) + outputs
+
+
+def _kept_from_before(model: ModelFacts, shape: Shape) -> int:
+    """Gradients of a step's earlier micro-batches; stage 1 exchanges them with the last one."""
+    if shape.accumulation_steps == 1 or shape.zero_stage == 3:
+        return 0
+    if shape.zero_stage == 2:
+        return _gradient_share(model, shape)
+    return shape.element * model.trainable_parameters
+
+
+def _gradient_share(model: ModelFacts, shape: Shape) -> int:
+    """Gradients that a rank updates its share of the weights by; offloaded they are on the host."""
+    if shape.offload is not Offload.NONE and shape.zero_stage >= 2:
+        return 0
+    return _share(shape.element * model.trainable_parameters, shape)
+
+
+def _gathered(model: ModelFacts, shape: Shape) -> int:
+    """Weights of other ranks that stage 3 has gathered, and keeps up to a bound for their reuse."""
+    if shape.zero_stage < 3:
+        return 0
+    weights = shape.element * _held(model)
+    if shape.world_size == 1 and shape.offload is not Offload.PARAMETERS:
+        return 0
+    return min(weights, shape.element * _GATHERED_ELEMENTS)
 
 
 def bucket_elements(trainable_parameters: int) -> int:
@@ -144,10 +295,8 @@ def bucket_elements(trainable_parameters: int) -> int:
     return min(trainable_parameters + trainable_parameters % 2, _MOST_BUCKET_ELEMENTS)
 
 
-def _buckets(model: ModelFacts, shape: Shape) -> int:
+def _bucket(model: ModelFacts, shape: Shape) -> int:
     """The buffer that ZeRO gathers gradients in before it exchanges them."""
-    if shape.zero_stage == 0:
-        return 0
     return shape.element * bucket_elements(model.trainable_parameters)
 
 

@@ -46,16 +46,25 @@ def main(answer: Path, last_step: int) -> None:
 
 
 def _peak(trace: dict[str, object], began: int) -> int:
-    """The most bytes that stood allocated at any time after ``began`` (ns since the epoch)."""
+    """The most bytes that stood allocated at any time after ``began`` (ns since the epoch).
+
+    Added up here: the profiler's own total lacks weights that are mapped from their file.
+    """
     base = int(str(trace.get("baseTimeNanoseconds", 0)))
     events = trace["traceEvents"]
     assert isinstance(events, list)
-    totals = [
-        int(event["args"]["Total Allocated"])
-        for event in events
-        if event.get("name") == "[memory]" and base + float(event["ts"]) * 1000 >= began
-    ]
-    return max(totals)
+    memory = [event for event in events if event.get("name") == "[memory]"]
+    held: dict[int, int] = {}
+    total = peak = 0
+    for event in sorted(memory, key=lambda event: float(event["ts"])):
+        size, address = int(event["args"]["Bytes"]), int(event["args"]["Addr"])
+        total -= held.pop(address, 0)
+        if size > 0:
+            held[address] = size
+            total += size
+        if base + float(event["ts"]) * 1000 >= began:
+            peak = max(peak, total)
+    return peak
 
 
 if __name__ == "__main__":

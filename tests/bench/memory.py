@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,16 @@ from transformers import (
 )
 
 from finetune_api.datareport import ModelFacts
-from finetune_api.footprint import Shape, memory_per_rank
+from finetune_api.footprint import ELEMENT, Shape, memory_per_rank
 from finetune_api.report import Step
 from finetune_api.run import Env, Run
 from finetune_api.tasks import Task
 from finetune_api.training import Offload, Precision
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.environment import RankEnvironment
+from finetune_trainer.models.facts import traced_model
+from finetune_trainer.models.step_trace import trace_step
+from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.place import Place, variables
 from harness.language import gpt2_tokenizer, llama_tokenizer
 from harness.processes import free_port
@@ -197,8 +200,18 @@ def measure(case: Case, run: Run, folder: Path) -> int:
     return int(answer.read_text())
 
 
-def estimated(case: Case, facts: ModelFacts) -> int:
-    """What the formulas say of the same step, in bytes."""
+def estimated(case: Case, run: Run, folder: Path, facts: ModelFacts) -> int:
+    """What the formulas say of the same step, in bytes.
+
+    It is traced as a CPU computes it, whose dropout and attention keep more than a GPU's.
+    """
+    head = FORMS[run.task].head
+    traced = traced_model(
+        folder / "model", "model", head, facts.classes, run.training, run.model.adaptation
+    )
+    element = ELEMENT[case.precision]
+    trace = trace_step(replace(traced, fused=False), element=element, recomputed=case.checkpointing)
+    facts = facts.model_copy(update={"trace": trace})
     found = memory_per_rank(
         facts,
         Shape(
@@ -232,7 +245,7 @@ def main() -> None:
                 folder.mkdir()
                 ready[key] = (*prepared(case.model, folder, lora=case.lora), folder)
             run, facts, folder = ready[key]
-            measured, guess = measure(case, run, folder), estimated(case, facts)
+            measured, guess = measure(case, run, folder), estimated(case, run, folder, facts)
             ratio = guess / measured
             ratios.append(ratio)
             say(f"| {case.name} | {measured / _MIB:.1f} | {guess / _MIB:.1f} | {ratio:.2f} |")

@@ -122,6 +122,7 @@ class World:
     look_seconds: float = 1.0
     max_ranks: int | None = 8
     device_memory_bytes: int | None = None
+    model_parameters: int = 1000
     writes: list[str] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     before_write: Callable[[str], None] = lambda _: None
@@ -401,7 +402,10 @@ class ScriptedEngine:
         if len(served) <= self.world.missed_reports:
             return []
         return [
-            StoredReport(ref=ReportRef(path="prepare.json", digest=DIGEST), prepare=prepared()),
+            StoredReport(
+                ref=ReportRef(path="prepare.json", digest=DIGEST),
+                prepare=prepared(self.world.model_parameters),
+            ),
             StoredReport(
                 ref=ReportRef(path="evaluate.json", digest=DIGEST),
                 evaluation=evaluated(passed=self.world.passed),
@@ -523,7 +527,7 @@ def placement() -> Placement:
     return Placement(node="laptop", device="cpu", milli_devices=1000, local=True)
 
 
-def prepared() -> PrepareReport:
+def prepared(parameters: int = 1000) -> PrepareReport:
     """What the prepare step reports."""
     return PrepareReport(
         data=DataReport(
@@ -538,8 +542,8 @@ def prepared() -> PrepareReport:
         model=ModelFacts(
             architecture="BertForSequenceClassification",
             model_type="bert",
-            parameters=1000,
-            trainable_parameters=1000,
+            parameters=parameters,
+            trainable_parameters=parameters,
             layers=2,
             hidden_size=8,
             intermediate_size=16,

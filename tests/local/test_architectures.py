@@ -23,7 +23,7 @@ from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.rows import Batch, Padding, model_inputs
 from harness.language import gpt2_tokenizer, llama_tokenizer
 from harness.tinymodel import tiny_tokenizer
-from harness.trainer import A_DIGEST
+from harness.trainer import A_DIGEST, a_run
 
 SIZES: dict[str, Any] = {
     "hidden_size": 32,
@@ -136,7 +136,9 @@ def test_all_of_it_learns_and_an_adapter_is_merged_as_it_computed(
     config = check_config(folder, uri, form.head)
     tokenizer = load_tokenizer(folder, uri, of_words=form.head.reads_words)
     check_lengths(config, tokenizer, uri, 16)
-    facts = model_facts(folder, uri, config, form.head, max(1, len(labels)))
+    training = a_run(dataset={"train": "rows.csv"}, training={"max_length": 16}).training
+    facts = model_facts(folder, uri, config, form.head, max(1, len(labels)), training=training)
+    assert facts.trace is not None, "what a step of it holds can be counted"
     loaded = load_model(folder, uri, form.head, labels, dropout=0.0, seed=1)
     model = loaded.model
     assert facts.parameters == sum(one.numel() for one in model.parameters())

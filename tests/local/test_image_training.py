@@ -148,7 +148,7 @@ def test_a_steps_loss_is_the_mean_over_its_varied_global_batch_on_any_gang(
         seed=42,
     )
     chosen = plan.global_batch(0).tolist()
-    varied = Variation(Augmentation(**AUGMENTATION), 42, batches)(train[chosen], chosen, 0)
+    varied = Variation(Augmentation(**AUGMENTATION), 42, batches)(train[chosen], range(BATCH))
     expected = loss_of(model, batches.batch(varied))
     assert abs(expected - loss_of(model, batches.batch(train[chosen]))) > 1e-3, "not varied at all"
     assert trained(ranks, "frozen").losses[0] == pytest.approx(expected, abs=1e-5)

@@ -718,6 +718,10 @@ async def test_more_workers_than_can_share_the_claim_wait() -> None:
     assert world.status.phase is Phase.COMPLETE
 
 
+LARGE = 4_000_000_000
+"""Parameters of a model whose weights are most of what it takes."""
+
+
 @pytest.mark.parametrize(
     ("memory", "deepspeed", "stage"),
     [
@@ -731,7 +735,9 @@ async def test_more_workers_than_can_share_the_claim_wait() -> None:
 async def test_what_is_sharded_is_what_fits_where_the_manifest_leaves_it_open(
     memory: int | None, deepspeed: dict[str, object], stage: int
 ) -> None:
-    world = World(job=a_job(deepspeed=deepspeed), device_memory_bytes=memory)
+    world = World(
+        job=a_job(deepspeed=deepspeed), device_memory_bytes=memory, model_parameters=LARGE
+    )
     await drive(world)
     assert world.status is not None
     assert world.status.resolved is not None
@@ -739,9 +745,17 @@ async def test_what_is_sharded_is_what_fits_where_the_manifest_leaves_it_open(
     assert world.gangs[2].action.run.training.zero_stage == stage
 
 
+async def test_weights_are_not_sharded_where_gathering_takes_more_than_that_saves() -> None:
+    world = World(job=a_job(), device_memory_bytes=1 << 20)
+    await drive(world)
+    assert world.status is not None
+    assert world.status.resolved is not None
+    assert world.status.resolved.zero_stage == 2
+
+
 async def test_what_is_sharded_stays_what_it_was_when_the_devices_change() -> None:
     fault = Fault(2, worker=0, after_seconds=12)
-    world = World(job=a_job(), faults=(fault,), device_memory_bytes=1 << 20)
+    world = World(job=a_job(), faults=(fault,), device_memory_bytes=1 << 20, model_parameters=LARGE)
     await drive(world, until=lambda decision: decision.status.attempt == 2)
     world.device_memory_bytes = 80 << 30
     await drive(world)

@@ -157,18 +157,23 @@ def resolved_for_next(job: FineTuneJob, engine: EngineFacts, status: JobStatus) 
 def zero_stage_that_fits(
     job: FineTuneJob, resolved: Resolved, model: ModelFacts, device_memory_bytes: int | None
 ) -> int:
-    """The stage that shards least of those worth taking, if it fits the device; else the last one.
+    """The stage that shards least of those worth taking, if it fits the device; else the smaller.
 
-    Stage 2 exchanges as much as none at all; stage 3 gathers the weights twice in each step.
+    Stage 2 exchanges as much as none at all; stage 3 gathers the weights twice in each step, and
+    what it gathers may take more than it shards.
     Of one rank nothing can be sharded.
     """
     if job.spec.deepspeed.offload is Offload.PARAMETERS:
         return _WEIGHTS_TOO
     if device_memory_bytes is None or resolved.workers * resolved.ranks_per_worker == 1:
         return DEFAULT_ZERO_STAGE
-    as_default = resolved.model_copy(update={"zero_stage": DEFAULT_ZERO_STAGE})
-    needed = memory_needed(run_for(job, Step.TRAIN, as_default, None), model)
-    return DEFAULT_ZERO_STAGE if needed <= device_memory_bytes else _WEIGHTS_TOO
+    needed = {}
+    for stage in (DEFAULT_ZERO_STAGE, _WEIGHTS_TOO):
+        at_stage = resolved.model_copy(update={"zero_stage": stage})
+        needed[stage] = memory_needed(run_for(job, Step.TRAIN, at_stage, None), model)
+    if needed[DEFAULT_ZERO_STAGE] <= device_memory_bytes:
+        return DEFAULT_ZERO_STAGE
+    return min(needed, key=lambda stage: needed[stage])
 
 
 def fitted(
@@ -196,6 +201,7 @@ def memory_needed(run: Run, model: ModelFacts) -> int:
         world_size=run.gang.world_size,
         precision=Precision.BF16 if precision is Precision.AUTO else precision,
         micro_batch_size=training.micro_batch_size,
+        accumulation_steps=training.accumulation_steps,
         sequence_length=training.max_length or 1,
         activation_checkpointing=training.activation_checkpointing,
         offload=training.offload,

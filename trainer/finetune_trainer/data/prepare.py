@@ -109,6 +109,7 @@ def _make(
         max(1, len(outputs)),
         run.model.adaptation,
         processor,
+        run.training,
     )
     encoder = form.encoder(processor, rows.classes, run.training.max_length)
     target = row_form.measured([row.target for row in rows.roles.train])

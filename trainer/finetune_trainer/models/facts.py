@@ -3,25 +3,33 @@
 Used by ``prepare``. The model is laid out on the meta device, which has shapes and no memory.
 """
 
+import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import BaseImageProcessor, PretrainedConfig, PreTrainedModel
 
-from finetune_api.datareport import ModelFacts
+from finetune_api.datareport import ModelFacts, StepTrace
+from finetune_api.footprint import ELEMENT
 from finetune_api.lora import Lora
-from finetune_trainer.data.pixels import PixelForm
+from finetune_api.run import RunTraining
+from finetune_api.training import Precision
+from finetune_trainer.data.pixels import CHANNELS, PixelForm
 from finetune_trainer.errors import UsageError
-from finetune_trainer.models.check import usable_positions
+from finetune_trainer.models.check import check_config, usable_positions
 from finetune_trainer.models.fit import few, require_weights
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.image_facts import image_facts, image_layers, image_width
-from finetune_trainer.models.lora import trained_parameters
+from finetune_trainer.models.load import override_dropout
+from finetune_trainer.models.lora import adapt, trained_parameters
 from finetune_trainer.models.processors import Processor
+from finetune_trainer.models.step_trace import Traced, trace_step
 
 _INNER_SIZES = ("intermediate_size", "hidden_dim", "n_inner", "ffn_dim", "ffn_hidden_size", "d_ff")
 _INNER_TO_HIDDEN = 4
+_log = logging.getLogger(__name__)
 
 
 def model_facts(
@@ -32,10 +40,12 @@ def model_facts(
     outputs: int,
     lora: Lora | None = None,
     processor: Processor | None = None,
+    training: RunTraining | None = None,
 ) -> ModelFacts:
     """Read shapes and names of the weights, and count what would be trained: with ``lora``, little.
 
-    A model of images is asked what an image costs it, of the size that its ``processor`` makes.
+    A model of images is asked what an image costs it, of the size that its ``processor`` makes. Of
+    a ``training`` one step is traced.
 
     Raises
     ------
@@ -48,6 +58,13 @@ def model_facts(
     trained = sum(parameters)
     if lora is not None:
         trained = trained_parameters(model, uri, lora, new_weights)
+    traced = None
+    if training is not None:
+        traced = traced_model(folder, uri, head, outputs, training, lora, processor)
+    measured: dict[str, Any] = {
+        "largest_weight": traced.largest_weight if traced else 0,
+        "trace": _trace(traced, training) if traced and training else None,
+    }
     if isinstance(processor, BaseImageProcessor):
         return ModelFacts(
             architecture=type(model).__name__,
@@ -61,6 +78,7 @@ def model_facts(
             vocabulary=0,
             classes=outputs,
             image=image_facts(model, PixelForm.of(processor, uri), uri, image_layers(config)),
+            **measured,
         )
     text = config.get_text_config()
     return ModelFacts(
@@ -76,17 +94,82 @@ def model_facts(
         max_positions=usable_positions(config),
         classes=int(text.vocab_size) if head.generates else outputs,
         per_token=head.generates or head.reads_words,
+        **measured,
     )
 
 
+def traced_model(
+    folder: Path,
+    uri: str,
+    head: Head,
+    outputs: int,
+    training: RunTraining,
+    lora: Lora | None = None,
+    processor: Processor | None = None,
+) -> Traced:
+    """A model as it is trained, on the meta device, with rows as long as they may be.
+
+    Raises
+    ------
+    UsageError
+        As ``model_facts`` does.
+    """
+    model, new_weights = _on_meta(folder, uri, head, outputs, training.dropout)
+    made: torch.nn.Module = model
+    if lora is not None:
+        with torch.device("meta"):
+            made = adapt(model, uri, lora, new_weights, training.seed)
+    if isinstance(processor, BaseImageProcessor):
+        form = PixelForm.of(processor, uri)
+        size = (CHANNELS, form.height, form.width)
+        return Traced(
+            model=made,
+            inputs=lambda rows: {"pixel_values": torch.zeros((rows, *size))},
+            tokens=1,
+        )
+    length = training.max_length or 1
+    return Traced(
+        model=made,
+        inputs=lambda rows: {
+            name: torch.ones((rows, length), dtype=torch.long)
+            for name in ("input_ids", "attention_mask")
+        },
+        tokens=length,
+        per_token=head.generates or head.reads_words,
+        call={"use_cache": False} if head.generates else {},
+    )
+
+
+def _trace(traced: Traced, training: RunTraining) -> StepTrace | None:
+    """A step's trace; None of a model whose way depends on the values that it computes."""
+    precision = Precision.BF16 if training.precision is Precision.AUTO else training.precision
+    try:
+        return trace_step(
+            traced, element=ELEMENT[precision], recomputed=training.activation_checkpointing
+        )
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, AssertionError) as error:
+        _log.warning(
+            "the memory of a step is estimated by a formula, for %s can't be traced (%s: %s)",
+            type(traced.model).__name__,
+            type(error).__name__,
+            str(error).splitlines()[0][:200] if str(error) else "no reason given",
+        )
+        return None
+
+
 def _on_meta(
-    folder: Path, uri: str, head: Head, outputs: int
+    folder: Path, uri: str, head: Head, outputs: int, dropout: float | None = None
 ) -> tuple[PreTrainedModel, tuple[str, ...]]:
     """The model, and the names of the weights that its folder lacks."""
+    config = check_config(folder, uri, head)
+    if not head.generates:
+        config.num_labels = outputs
+    if dropout is not None:
+        override_dropout(config, dropout)
     try:
         model, loaded = head.auto.from_pretrained(
             folder,
-            num_labels=outputs,
+            config=config,
             device_map=torch.device("meta"),
             dtype=torch.float32,
             use_safetensors=True,

@@ -1,4 +1,4 @@
-"""Varies training images, each by numbers that depend on seed, epoch and row alone.
+"""Varies training images, each by numbers that depend on the seed and on its turn alone.
 
 So the same global batch holds the same pixels on any number of ranks, and an attempt that resumes
 sees what it would have seen. ``rows.StepStream`` asks for it; the other roles are never varied.
@@ -17,7 +17,7 @@ from finetune_trainer.training.rows import PIXELS, Columns
 
 _DRAWS = 10
 _STREAM = 0x1A6E
-"""Tells these numbers from others that are drawn from the same seed and epoch."""
+"""Tells these numbers from others that are drawn from the same seed."""
 
 
 @dataclass(frozen=True)
@@ -28,22 +28,25 @@ class Variation:
     seed: int
     batches: ImageBatches
 
-    def __call__(self, columns: Columns, rows: Sequence[int], epoch: int) -> Columns:
-        """The columns with each row's image as this epoch has it."""
+    def __call__(self, columns: Columns, turns: Sequence[int]) -> Columns:
+        """The columns with each row's image as it is at its turn in the training.
+
+        A row has one in each epoch, and more where balanced sampling draws it again.
+        """
         varied = [
-            vary(image, self.settings, drawn(self.seed, epoch, row)).tobytes()
-            for image, row in zip(self.batches.pixels(columns[PIXELS]), rows, strict=True)
+            vary(image, self.settings, drawn(self.seed, turn)).tobytes()
+            for image, turn in zip(self.batches.pixels(columns[PIXELS]), turns, strict=True)
         ]
         return {**columns, PIXELS: varied}
 
 
-def drawn(seed: int, epoch: int, row: int) -> tuple[float, ...]:
-    """The numbers in [0, 1) that vary one row in one epoch.
+def drawn(seed: int, turn: int) -> tuple[float, ...]:
+    """The numbers in [0, 1) that vary one row at one turn.
 
     As many whatever is varied, so that one more operation leaves the others as they were.
     """
     # The legacy generator's stream is frozen for good, and a resume may find a newer numpy.
-    numbers = np.random.RandomState([seed, epoch, row, _STREAM]).random_sample(_DRAWS)
+    numbers = np.random.RandomState([seed, turn, _STREAM]).random_sample(_DRAWS)
     return tuple(float(number) for number in numbers)
 
 

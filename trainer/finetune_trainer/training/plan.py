@@ -20,10 +20,12 @@ class MicroBatch:
 
     ``rows`` always has the micro-batch's full length, so that every rank makes the same shapes of
     collective calls; entries where ``real`` is false only fill up and weigh nothing. They are the
-    batch's rows once more, so that statistics over a micro-batch stay those of the data.
+    batch's rows once more, so that statistics over a micro-batch stay those of the data. ``turns``
+    number what is learned from over the whole training: a row that is drawn twice has two.
     """
 
     rows: npt.NDArray[np.int64]
+    turns: npt.NDArray[np.int64]
     real: npt.NDArray[np.bool_]
 
 
@@ -97,7 +99,9 @@ class StepPlan:
             np.arange(self.micro_batch_size) + micro * self.micro_batch_size
         )
         real = places < len(batch)
-        return MicroBatch(rows=batch[places % len(batch)], real=real)
+        places %= len(batch)
+        turns = step * self.global_batch_size + places
+        return MicroBatch(rows=batch[places], turns=turns, real=real)
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,8 @@ Batch = dict[str, torch.Tensor]
 Columns = Mapping[str, Sequence[Any]]
 """Columns of some prepared rows, as `datasets` gives them."""
 
-Vary = Callable[[Columns, Sequence[int], int], Columns]
-"""Changes the columns of rows, given by their numbers, as an epoch has them."""
+Vary = Callable[[Columns, Sequence[int]], Columns]
+"""Changes the columns of rows, given the turn of each in the training."""
 
 PIXELS = "pixels"
 _PIXELS_PER_TOKEN = 16 * 16
@@ -212,7 +212,7 @@ class StepStream:
     Each batch has, beside the inputs: ``real`` (1 or 0 per row), ``batch_weight`` (what the rows of
     the whole global batch weigh) and ``tokens`` (this micro-batch's real ones). The weight is known
     to every rank before it computes anything, for each of them knows the whole batch's rows.
-    ``vary`` changes rows anew in each epoch.
+    ``vary`` changes a row anew at each of its turns.
     """
 
     def __init__(
@@ -243,19 +243,18 @@ class StepStream:
     def _batch(self, step: int, micro: int) -> Batch:
         share = self._plan.micro_batch(step, micro, self._rank)
         rows = share.rows.tolist()
-        batch, tokens = self._rows.batch(rows, self._varied(rows, step))
+        batch, tokens = self._rows.batch(rows, self._varied(share.turns))
         weight = batch_weight(self._rows.weights[self._plan.global_batch(step)])
         batch["real"] = torch.from_numpy(share.real.astype(np.float32))
         batch["batch_weight"] = torch.tensor(weight, dtype=torch.float32)
         batch["tokens"] = torch.tensor(int((share.real * tokens).sum()))
         return batch
 
-    def _varied(self, rows: Sequence[int], step: int) -> Callable[[Columns], Columns] | None:
+    def _varied(self, turns: npt.NDArray[np.int64]) -> Callable[[Columns], Columns] | None:
         vary = self._vary
         if vary is None:
             return None
-        epoch = step // self._plan.steps_per_epoch
-        return lambda columns: vary(columns, rows, epoch)
+        return lambda columns: vary(columns, turns.tolist())
 
 
 def batch_weight(weights: npt.NDArray[np.float64]) -> float:

@@ -1,0 +1,136 @@
+"""What a step holds, counted without memory, is what a real step was seen to hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
+
+from finetune_api.datareport import Moment
+from finetune_api.lora import Lora
+from finetune_trainer.models.lora import adapt
+from finetune_trainer.models.step_trace import Traced, trace_step
+from harness.language import a_llama, llama_tokenizer
+
+ROWS, LENGTH = 8, 32
+
+
+def a_bert(dropout: float = 0.0) -> PreTrainedModel:
+    return BertForSequenceClassification(
+        BertConfig(
+            vocab_size=50,
+            hidden_size=32,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=64,
+            max_position_embeddings=LENGTH,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+        )
+    )
+
+
+def an_adapted_llama() -> torch.nn.Module:
+    return adapt(a_llama(llama_tokenizer()), "base", Lora(rank=4), (), seed=1)
+
+
+def inputs(rows: int) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.ones((rows, LENGTH), dtype=torch.long)
+        for name in ("input_ids", "attention_mask")
+    }
+
+
+def traced(make: Any, *, language: bool = False, fused: bool = True) -> Traced:
+    with torch.device("meta"):
+        model = make()
+    call = {"use_cache": False} if language else {}
+    return Traced(
+        model=model, inputs=inputs, tokens=LENGTH, per_token=language, call=call, fused=fused
+    )
+
+
+def peak(moments: tuple[Moment, ...], rows: int) -> int:
+    return max(rows * one.row_bytes + one.fixed_bytes for one in moments)
+
+
+def kept_by(model: torch.nn.Module, *, language: bool) -> int:
+    """Bytes that autograd keeps of a real forward pass, those of the weights aside."""
+    weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    model.train()
+    call = {"use_cache": False} if language else {}
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = model(**inputs(ROWS), **call).logits.flatten(0, -2)
+        loss = cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
+    assert torch.isfinite(loss)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize(
+    ("make", "language"),
+    [(a_bert, False), (lambda: a_bert(0.1), False), (an_adapted_llama, True)],
+    ids=["BERT", "BERT with dropout", "Llama with an adapter"],
+)
+def test_a_traced_peak_is_what_a_real_forward_pass_keeps_and_little_more(
+    make: Any,
+    language: bool,  # noqa: FBT001
+) -> None:
+    trace = trace_step(traced(make, language=language, fused=False), element=4, recomputed=False)
+    kept = kept_by(make(), language=language)
+    # Besides, the peak holds copies of outputs, their gradients and what one operation needs.
+    assert kept <= peak(trace.moments, ROWS) <= 1.4 * kept
+
+
+def test_rows_and_weights_gradients_are_told_apart() -> None:
+    model = a_bert()
+    trace = trace_step(traced(a_bert), element=4, recomputed=False)
+    gradients = 4 * sum(one.numel() for one in model.parameters())
+    # What is left at last are the gradients, and what the first weight's own one needs.
+    last = trace.moments[-1]
+    assert last.exchanging
+    assert gradients <= last.fixed_bytes <= 1.1 * gradients
+    assert last.row_bytes * ROWS < 0.1 * peak(trace.moments, ROWS)
+
+
+def test_half_precision_keeps_about_half() -> None:
+    whole, half = (
+        peak(trace_step(traced(a_bert), element=one, recomputed=False).moments, 1000)
+        for one in (4, 2)
+    )
+    assert 0.45 < half / whole < 0.6
+
+
+def test_activations_that_are_computed_again_are_not_kept() -> None:
+    once, again = (
+        peak(trace_step(traced(lambda: a_bert(0.1)), element=4, recomputed=one).moments, 1000)
+        for one in (False, True)
+    )
+    assert again < 0.6 * once
+
+
+@pytest.mark.parametrize(("dropout", "fewer"), [(0.0, False), (0.1, True)])
+def test_a_gpu_keeps_a_byte_of_a_dropout_mask_and_no_scores(
+    dropout: float,
+    fewer: bool,  # noqa: FBT001
+) -> None:
+    gpu, cpu = (
+        peak(
+            trace_step(
+                traced(lambda: a_bert(dropout), fused=fused), element=4, recomputed=False
+            ).moments,
+            1000,
+        )
+        for fused in (True, False)
+    )
+    assert (gpu < cpu) is fewer
