@@ -204,7 +204,11 @@ class Dataset(Contract):
     """The rows: where they are, what they mean, how they are cleaned and split."""
 
     train: Annotated[
-        Uri, Field(description="pvc://CLAIM/PATH, https://…, s3://…; in a local run also a path.")
+        Uri,
+        Field(
+            description="pvc://CLAIM/PATH, https://…, s3://…, gs://…, "
+            "hf://datasets/OWNER/NAME@COMMIT/FILE; in a local run also a path."
+        ),
     ]
     test: Annotated[
         Uri | None,

@@ -86,6 +86,7 @@ def test_a_token_opens_what_is_private(
         ("hf://acme/tiny-bert", UsageError, "hf://OWNER/NAME@COMMIT"),
         ("hf://acme/tiny-bert@main", UsageError, "40 digits of a commit"),
         (f"hf://datasets/acme/reviews@{COMMIT}", UsageError, "COMMIT/FILE"),
+        (f"hf://datasets/acme/reviews@{COMMIT}/../rows.csv", UsageError, "COMMIT/FILE"),
         (f"hf://acme/nothing@{COMMIT}", DataError, "no such repository"),
         (f"hf://acme/tiny-bert@{ANOTHER_COMMIT}", DataError, "no such commit"),
         (f"hf://datasets/acme/reviews@{COMMIT}/none.csv", DataError, "no such file"),

@@ -11,6 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.lora import Method
+from finetune_api.notdone import not_done
+from finetune_api.tasks import Task
 from finetune_api.training import Precision
 from finetune_operator.cli.documents import LIMIT_BYTES, LIMIT_DEPTH, read_documents
 from finetune_operator.cli.manifest import Manifest, ManifestError, read_manifests
@@ -94,6 +97,11 @@ def test_documents_may_stand_in_any_files_and_order(tmp_path: Path, texts: tuple
     assert READABLE in manifest.path.read_text()
 
 
+def test_no_word_for_what_is_missing_is_a_word_of_the_contract() -> None:
+    words = {*(task.value for task in Task), *(method.value for method in Method)}
+    assert [word for word in words if not_done(word)] == []
+
+
 def test_the_examples_of_the_repository_hold() -> None:
     jobs = sorted((REPOSITORY / "examples").rglob("job.yaml"))
     assert jobs
@@ -126,6 +134,42 @@ def test_every_problem_of_every_file_is_told_at_once_with_its_line(tmp_path: Pat
             "is no field of training; did you mean learningRate?",
         ),
         (
+            {"spec.task": "seq2seq"},
+            "spec.task",
+            (
+                "must be text-classification or multi-label-classification or text-regression or "
+                "token-classification or causal-lm or image-classification, is 'seq2seq': tuning "
+                "of encoder-decoders (sequence to sequence) is not done; instead, task causal-lm "
+                "with dataset.columns.prompt and completion teaches a decoder such pairs"
+            ),
+        ),
+        (
+            {"spec.model.method": "QLoRA"},
+            "spec.model.method",
+            (
+                "must be full or lora, is 'QLoRA': tuning on quantized weights (QLoRA) is not done"
+                "; instead, model.method lora keeps the base model's weights as they are, and "
+                "deepspeed.zeroStage 3 with offload spreads them"
+            ),
+        ),
+        (
+            {"spec.model.load_in_4bit": True},
+            "spec.model.load_in_4bit",
+            (
+                "is no field of model: tuning on quantized weights (QLoRA) is not done; instead, "
+                "model.method lora keeps the base model's weights as they are, and "
+                "deepspeed.zeroStage 3 with offload spreads them"
+            ),
+        ),
+        (
+            {"spec.training.method": "dpo"},
+            "spec.training.method",
+            (
+                "is no field of training: learning from preferences is not done; instead, task "
+                "causal-lm on the preferred answers is supervised fine-tuning"
+            ),
+        ),
+        (
             {"spec.trainig": {}},
             "spec.trainig",
             "is no field of spec; did you mean training?",
@@ -147,12 +191,18 @@ def test_every_problem_of_every_file_is_told_at_once_with_its_line(tmp_path: Pat
         (
             {"spec.dataset.train": ABSENT},
             "spec.dataset.train",
-            "is required: pvc://CLAIM/PATH, https://…, s3://…; in a local run also a path.",
+            (
+                "is required: pvc://CLAIM/PATH, https://…, s3://…, gs://…, "
+                "hf://datasets/OWNER/NAME@COMMIT/FILE; in a local run also a path."
+            ),
         ),
         (
             {"spec.dataset.train": None},
             "spec.dataset.train",
-            "is required: pvc://CLAIM/PATH, https://…, s3://…; in a local run also a path.",
+            (
+                "is required: pvc://CLAIM/PATH, https://…, s3://…, gs://…, "
+                "hf://datasets/OWNER/NAME@COMMIT/FILE; in a local run also a path."
+            ),
         ),
         (
             {"spec.training.seed": "7"},

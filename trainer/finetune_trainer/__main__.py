@@ -27,6 +27,8 @@ _TRACEBACK_FRAMES = 12
 _QUIET = {
     # Steps say what they do themselves, and everything they need lies on disk.
     "TRANSFORMERS_VERBOSITY": "error",
+    # The hub's client warns with addresses whose signatures open what lies there.
+    "HF_HUB_VERBOSITY": "error",
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settle_libraries() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
 

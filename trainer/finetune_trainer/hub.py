@@ -52,6 +52,9 @@ class HubPath:
             raise UsageError(f"{field}: {uri!r} must have the form {_EXPECTED[kind]}")
         if (found["path"] is None) != (kind == "model"):
             raise UsageError(f"{field}: {uri!r} must have the form {_EXPECTED[kind]}")
+        if not {"", ".", ".."}.isdisjoint((found["path"] or "file").split("/")):
+            # Joined to a folder here, it could lead out of it.
+            raise UsageError(f"{field}: {uri!r} must have the form {_EXPECTED[kind]}")
         return cls(
             repository=found["repository"], kind=kind, commit=found["commit"], path=found["path"]
         )

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from finetune_api.markers import CURRENCY_PATTERN, DECIMAL_PATTERN, RFC3339_PATTERN
+from finetune_api.notdone import not_done
 from finetune_api.schema import Schema
 from finetune_operator.cli.documents import FieldPath
 
@@ -40,7 +41,8 @@ def in_words(error: ErrorDetails, root: Schema) -> tuple[FieldPath, str]:
     if kind == "extra_forbidden":
         known = _at(root, path[:-1]).get("properties", {})
         owner = path[-2] if len(path) > 1 else "the manifest"
-        return path, f"is no field of {owner}{suggestion(str(path[-1]), known)}"
+        missing = _missing(path[-1]) or _missing(value)
+        return path, f"is no field of {owner}{missing or suggestion(str(path[-1]), known)}"
     if kind == "string_pattern_mismatch":
         schema = {"pattern": error["ctx"]["pattern"], **schema}
     return path, _SAY[kind](value, schema) if kind in _SAY else error["msg"]
@@ -97,8 +99,16 @@ def _word(value: Any, schema: Schema) -> str:
     if not isinstance(value, str):
         return f"{must} (a string)"
     shown = f", is {value!r}" if len(value) <= _SHOWN_CHARACTERS else ""
+    if missing := _missing(value):
+        return must + shown + missing
     near = difflib.get_close_matches(value.lower(), words, n=1) if len(words) > 1 else []
     return must + shown + (f"; did you mean {near[0]}?" if near else "")
+
+
+def _missing(word: Any) -> str:
+    """That what a word asks for is not done, and what is; empty where it asks for nothing known."""
+    asked = not_done(word) if isinstance(word, str) else None
+    return f": {asked.what} is not done; instead, {asked.instead}" if asked else ""
 
 
 def _range(value: Any, schema: Schema) -> str:

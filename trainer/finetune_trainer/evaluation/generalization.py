@@ -46,17 +46,18 @@ def row_losses(
     model: PreTrainedModel, rows: Dataset, collation: Collation, row_loss: RowLoss, call: Any
 ) -> Losses:
     """The loss of each row in evaluation mode; units are rows, or the groups that they name."""
+    prepared = PreparedRows(rows, collation)
     losses = np.zeros(len(rows))
 
     def take(places: Places, batch: Batch, output: Any) -> None:
         on_device = {name: values.to(model.device) for name, values in batch.items()}
         losses[places] = row_loss(output, on_device).double().cpu().numpy()
 
-    score_rows(model, rows, collation, take, call=call)
+    score_rows(model, prepared, batches_by_length(prepared.lengths), take, call)
     groups = [f"row {row}" if one is None else one for row, one in enumerate(rows["group"])]
     return Losses(
         losses=losses,
-        weights=PreparedRows(rows, collation).weights,
+        weights=prepared.weights,
         units=np.unique(groups, return_inverse=True)[1],
     )
 

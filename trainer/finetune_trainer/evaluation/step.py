@@ -49,6 +49,7 @@ from finetune_trainer.models.export import (
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.publish import publish
+from finetune_trainer.models.serving import serving_manifests
 from finetune_trainer.tasks.form import TaskForm
 from finetune_trainer.tasks.registry import FORMS
 
@@ -117,6 +118,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
             findings.proof,
             workspace.path(LAYOUT.output_model),
             _adapter(run, checkpoint, base, form.head),
+            serving_manifests(run, prepared.model.parameters),
         )
         exported = ReportRef(path=str(LAYOUT.output_model), digest=digest)
         report = report.model_copy(update={"model": exported})

@@ -21,9 +21,10 @@ from finetune_api.evaluationreport import (
 )
 from finetune_api.lora import LoraOutput
 from finetune_api.run import Run
-from finetune_api.tasks import METRICS, TASKS
+from finetune_api.tasks import METRICS, TASKS, Task
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
+from finetune_trainer.models.serving import KSERVE, VLLM, serving_manifests
 
 _INPUT = '["a text"]'
 _INPUT_OF_WORDS = '[["a", "few", "words"]]'
@@ -61,6 +62,7 @@ def model_card(
         _front_matter(run, pipeline, licence),
         f"# {run.job.name}\n\n{_origin(run, prepared)}",
         f"## Use\n\n{_use(run, pipeline, head)}",
+        *((f"## Serve\n\n{serve}",) if (serve := _serve(run, prepared)) else ()),
         f"## Measured on {report.test_rows} test rows\n\n{_metrics(report)}",
         f"### Against baselines\n\n{_baselines(report)}",
         *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
@@ -155,6 +157,22 @@ def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
         "scored; the answers of a plain pipeline were compared with the scored ones before the "
         "export."
     )
+
+
+def _serve(run: Run, prepared: PrepareReport) -> str:
+    """What the manifests beside the model are for; empty where there are none."""
+    path = "chat/completions" if run.dataset.columns.messages else "completions"
+    limits = ""
+    if run.task is Task.TEXT_CLASSIFICATION:
+        limits = " It tells the likeliest class, by no threshold and without the temperature below."
+    said = {
+        KSERVE: f"`{KSERVE}`: an InferenceService for KServe's Hugging Face runtime.{limits} A "
+        "private store's keys come from a service account, as KServe's manual has it.",
+        VLLM: f"`{VLLM}`: a Deployment and a Service that answer at `/v1/{path}` by vLLM, on one "
+        "NVIDIA GPU. Name a version of its image before you rely on it.",
+    }
+    there = serving_manifests(run, prepared.model.parameters)
+    return "\n".join(f"- {said[path]}" for path in there)
 
 
 _OF_WORDS = (

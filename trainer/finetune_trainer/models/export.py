@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,8 +56,11 @@ def export_model(
     proof: Proof,
     folder: Path,
     adapter: Adapter | None = None,
+    serving: Mapping[str, str] | None = None,
 ) -> str:
     """Write model or adapter, processor, card and manifest to ``folder``; return its digest.
+
+    ``serving`` are further texts by their paths (``models.serving``).
 
     ``model.config`` and ``processor`` (a tokenizer, or an image processor) are written as they are:
     labels, problem type and lengths have been set by whoever loaded them (``prepare_for_export``).
@@ -77,7 +81,9 @@ def export_model(
         else:
             _copy_adapter(model, adapter, staged)
         processor.save_pretrained(staged)
-        (staged / CARD).write_text(card, encoding="utf-8")
+        for path, text in {CARD: card, **(serving or {})}.items():
+            (staged / path).parent.mkdir(exist_ok=True)
+            (staged / path).write_text(text, encoding="utf-8")
         prove(staged, proof, adapter)
         manifest = _manifest(staged)
         (staged / MANIFEST).write_bytes(manifest)
