@@ -16,7 +16,7 @@ from scipy import special
 from transformers import PreTrainedModel
 
 from finetune_api.evaluationreport import Generalization, Interval
-from finetune_trainer.evaluation.inference import Places, score_rows
+from finetune_trainer.evaluation.inference import Places, batches_by_length, score_rows
 from finetune_trainer.evaluation.intervals import FEWEST_UNITS
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.training.rows import Batch, Collation, PreparedRows
