@@ -196,6 +196,7 @@ class StepTrace(Contract):
     tokens: Size
     """Length of the rows that it was counted with; 1 for images."""
     moments: Annotated[tuple[Moment, ...], Field(min_length=1, max_length=40)]
+    """In the order in which they come."""
 
 
 class ModelFacts(Contract):
