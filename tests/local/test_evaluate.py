@@ -240,6 +240,7 @@ def test_a_failed_gate_exports_nothing_and_takes_an_earlier_export_away(ready: J
     assert report.model is None
     assert {path.name for path in export.parent.iterdir()} == {
         "evaluation.json",
+        "losses.parquet",
         "predictions.parquet",
     }
 
@@ -256,9 +257,11 @@ def test_what_is_exported_is_published_and_what_fails_its_gate_is_not(
     run = ready.run(output=output)
     assert ready.evaluate(run).passed
     model = ready.workspace.path(LAYOUT.output_model)
-    exported = {path.name: path.read_bytes() for path in model.iterdir()}
-    store = open_s3()
-    lying = {path.rpartition("/")[2]: store.cat_file(path) for path in store.find(output.uri)}
+    files = [path for path in model.rglob("*") if path.is_file()]
+    exported = {str(path.relative_to(model)): path.read_bytes() for path in files}
+    assert "serving/kserve.yaml" in exported
+    store, root = open_s3(), output.uri.removeprefix("s3://")
+    lying = {path.removeprefix(f"{root}/"): store.cat_file(path) for path in store.find(output.uri)}
     assert lying == exported
     # An attempt that dies between its report and the copy: the next one serves and publishes.
     store.rm(output.uri, recursive=True)
