@@ -1,7 +1,7 @@
 """What people ask of a fine-tuner and this one does not do, with what there is instead.
 
-Whoever refuses a manifest says so by name: a list of allowed words leaves open whether the word was
-misspelled or the thing is missing.
+Whoever refuses a manifest, a model or rows says so by name: a list of allowed words leaves open
+whether the word was misspelled or the thing is missing.
 """
 
 from collections.abc import Mapping
@@ -19,6 +19,10 @@ class NotDone:
     instead: str
     names: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """That it is not done, and what is."""
+        return f"{self.what} is not done; instead, {self.instead}"
+
 
 _ALL: tuple[NotDone, ...] = (
     NotDone(
@@ -34,7 +38,7 @@ _ALL: tuple[NotDone, ...] = (
         "task causal-lm on the preferred answers is supervised fine-tuning",
         (
             *("dpo", "ipo", "kto", "orpo", "simpo", "cpo", "preference", "preferences"),
-            "preference-tuning",
+            *("preference-tuning", "chosen", "rejected"),
         ),
     ),
     NotDone(

@@ -23,7 +23,7 @@ def test_an_api_server_takes_the_vllm_manifest(
         "output": Output(uri=output),
         "credentials": Credentials(secret_name="keys"),
     }
-    text = serving_manifests(run.model_copy(update=published), 1_000_000)[VLLM]
+    text = serving_manifests(run.model_copy(update=published), 1_000_000, cased=True)[VLLM]
     done = cluster.kubectl(
         *("create", "-n", namespace, "--dry-run=server", "--validate=strict", "-o", "name"),
         *("-f", "-"),

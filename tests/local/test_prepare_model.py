@@ -98,11 +98,19 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "an encoder-decoder": (
         lambda f: (f / "config.json").write_text('{"model_type": "t5"}'),
-        "t5 is an encoder-decoder without a head for text-classification; take a text encoder",
+        "t5 is an encoder-decoder: tuning of encoder-decoders (sequence to sequence) is not done;",
     ),
     "quantized": (
         lambda f: change_config(f, quantization_config={"quant_method": "bitsandbytes"}),
-        "its weights are quantized",
+        "its weights are quantized: tuning on quantized weights (QLoRA) is not done; instead,",
+    ),
+    "a GGUF file": (
+        lambda f: (f / "model.safetensors").rename(f / "model-q4.gguf"),
+        "a GGUF file: tuning on quantized weights (QLoRA) is not done; instead, model.method lora",
+    ),
+    "a diffusion pipeline": (
+        lambda f: (f / "model_index.json").write_text("{}"),
+        "a diffusion pipeline: tuning of diffusion models is not done; instead, of images, task",
     ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is missing"),
     "pickled weights": (

@@ -57,6 +57,10 @@ CSV_REFUSALS = {
         b"tekst,label\nx,a\n",
         "no column 'text' (dataset.columns.text); the columns are: tekst, label; did you mean 'te",
     ),
+    "preferences": (
+        b"question,chosen,rejected\nx,a,b\n",
+        "columns are: question, chosen, rejected; learning from preferences is not done; instead,",
+    ),
     "no header": (f"{SECRET} at all please,a\nx,b\n".encode(), "is the header missing?"),
     "semicolons": (b"text;label\nx;a\n", "separate columns by commas"),
     "two of a name": (b"text,text,label\nx,y,a\n", "two columns are named 'text'"),

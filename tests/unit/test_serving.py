@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 import yaml
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import BertNormalizer
+from transformers import PreTrainedTokenizerFast
 
 from finetune_api.output import Credentials, Output
 from finetune_api.run import Run
 from finetune_api.tasks import Task
-from finetune_trainer.models.serving import KSERVE, VLLM, serving_manifests
+from finetune_api.training import Precision
+from finetune_trainer.models.serving import KSERVE, VLLM, is_cased, serving_manifests
 from harness.trainer import a_run
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -41,7 +46,7 @@ def a_job(task: Task, output: str | None = "s3://models/reviews", **how: Any) ->
 
 
 def objects(run: Run, path: str) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(serving_manifests(run, PARAMETERS)[path]))
+    return list(yaml.safe_load_all(serving_manifests(run, PARAMETERS, cased=False)[path]))
 
 
 def server(run: Run) -> dict[str, Any]:
@@ -67,12 +72,12 @@ def server(run: Run) -> dict[str, Any]:
 def test_a_model_has_the_manifests_of_the_servers_that_answer_as_it_was_measured(
     task: Task, lora: dict[str, Any] | None, paths: set[str]
 ) -> None:
-    assert set(serving_manifests(a_job(task, lora=lora), PARAMETERS)) == paths
+    assert set(serving_manifests(a_job(task, lora=lora), PARAMETERS, cased=False)) == paths
 
 
 @pytest.mark.parametrize("task", [Task.TEXT_CLASSIFICATION, Task.CAUSAL_LM])
 def test_a_model_that_stays_in_its_workspace_has_none(task: Task) -> None:
-    assert serving_manifests(a_job(task, output=None), PARAMETERS) == {}
+    assert serving_manifests(a_job(task, output=None), PARAMETERS, cased=False) == {}
 
 
 def test_kserve_is_told_what_the_model_is_where_it_lies_and_what_it_takes() -> None:
@@ -80,11 +85,32 @@ def test_kserve_is_told_what_the_model_is_where_it_lies_and_what_it_takes() -> N
     assert service["metadata"]["name"] == "a-job"
     model = service["spec"]["predictor"]["model"]
     assert model["storageUri"] == "s3://models/reviews"
-    assert model["args"] == ["--model_name=a-job", "--task=sequence_classification"]
+    assert model["args"] == [
+        "--model_name=a-job",
+        "--task=sequence_classification",
+        "--dtype=float32",
+        "--max_model_len=32",
+    ]
     # 4 GB of weights, twice while they are loaded, and 1 GiB for the rest.
     assert model["resources"]["limits"] == {"cpu": "1", "memory": "9Gi"}
     (chat,) = objects(a_job(Task.CAUSAL_LM), KSERVE)
     assert chat["spec"]["predictor"]["model"]["resources"]["limits"]["nvidia.com/gpu"] == "1"
+
+
+def test_kserve_reads_capitals_as_the_model_did() -> None:
+    for lowercase in (True, False):
+        words = Tokenizer(WordLevel({"a": 0}, "a"))
+        words.normalizer = BertNormalizer(lowercase=lowercase)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]
+        assert is_cased(tokenizer) is not lowercase
+        run = a_job(Task.TEXT_CLASSIFICATION)
+        text = serving_manifests(run, PARAMETERS, cased=is_cased(tokenizer))[KSERVE]
+        assert ("--disable_lower_case" in text) is not lowercase
+
+
+def test_vllm_takes_no_fp16_for_what_was_trained_in_the_gpus_own() -> None:
+    run = a_job(Task.CAUSAL_LM, training={"precision": Precision.AUTO})
+    assert "--dtype=bfloat16" in server(run)["containers"][0]["args"]
 
 
 @pytest.mark.parametrize("task", [Task.TEXT_CLASSIFICATION, Task.CAUSAL_LM])
@@ -141,10 +167,11 @@ def test_vllm_puts_an_adapter_onto_the_base_that_it_was_trained_on(
         "--max-lora-rank=16",
         "--lora-modules=a-job=/model",
     ]
+    assert "--generation-config=/model" in args
     claims = [one["persistentVolumeClaim"] for one in pod["volumes"] if one["name"] == "base"]
     assert claims == ([{"claimName": "models", "readOnly": True}] if "pvc" in base else [])
 
 
 def test_an_adapter_whose_base_is_on_no_cluster_has_none() -> None:
     run = a_job(Task.CAUSAL_LM, model="models/base", lora=ADAPTER)
-    assert serving_manifests(run, PARAMETERS) == {}
+    assert serving_manifests(run, PARAMETERS, cased=False) == {}

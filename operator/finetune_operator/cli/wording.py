@@ -108,7 +108,7 @@ def _word(value: Any, schema: Schema) -> str:
 def _missing(word: Any) -> str:
     """That what a word asks for is not done, and what is; empty where it asks for nothing known."""
     asked = not_done(word) if isinstance(word, str) else None
-    return f": {asked.what} is not done; instead, {asked.instead}" if asked else ""
+    return f": {asked}" if asked else ""
 
 
 def _range(value: Any, schema: Schema) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune_api.dataset import Columns, DataFormat
+from finetune_api.notdone import not_done
 from finetune_trainer.data.form import AnyForm, AnyRow
 from finetune_trainer.data.image_files import class_files, row_name
 from finetune_trainer.data.rows import Row
@@ -397,6 +398,8 @@ def _what_there_is(name: str, names: Sequence[str]) -> str:
         return "the header has no comma: separate columns by commas"
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
+    if set(names) >= {"chosen", "rejected"}:
+        hint = f"; {not_done('preferences')}"
     more = f" and {len(names) - 30} more" if len(names) > 30 else ""
     shown = ", ".join(" ".join(column.split()) for column in names[:30])
     return f"the columns are: {shown}{more}{hint}"

@@ -49,7 +49,7 @@ from finetune_trainer.models.export import (
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.publish import publish
-from finetune_trainer.models.serving import serving_manifests
+from finetune_trainer.models.serving import is_cased, serving_manifests
 from finetune_trainer.tasks.form import TaskForm
 from finetune_trainer.tasks.registry import FORMS
 
@@ -111,14 +111,16 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
             model.config.thresholds = report.thresholds
         base = model_folder(run, environment)
         licence = base_licence(base)
+        serving = serving_manifests(run, prepared.model.parameters, cased=is_cased(processor))
+        pipeline = findings.proof.pipeline
         digest = export_model(
             model,
             processor,
-            model_card(run, prepared, report, findings.proof.pipeline, form.head, licence),
+            model_card(run, prepared, report, pipeline, form.head, licence, serving),
             findings.proof,
             workspace.path(LAYOUT.output_model),
             _adapter(run, checkpoint, base, form.head),
-            serving_manifests(run, prepared.model.parameters),
+            serving,
         )
         exported = ReportRef(path=str(LAYOUT.output_model), digest=digest)
         report = report.model_copy(update={"model": exported})

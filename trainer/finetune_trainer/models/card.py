@@ -4,7 +4,7 @@ Pure text; the export writes it as ``README.md`` beside the weights.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from finetune_api.run import Run
 from finetune_api.tasks import METRICS, TASKS, Task
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
-from finetune_trainer.models.serving import KSERVE, VLLM, serving_manifests
+from finetune_trainer.models.serving import KSERVE, VLLM
 
 _INPUT = '["a text"]'
 _INPUT_OF_WORDS = '[["a", "few", "words"]]'
@@ -56,13 +56,17 @@ def model_card(
     pipeline: Pipeline,
     head: Head,
     licence: str,
+    serving: Iterable[str],
 ) -> str:
-    """Write the card of a model that passed its gate; ``pipeline`` is how it is called."""
+    """Write the card of a model that passed its gate.
+
+    ``pipeline`` is how it is called, ``serving`` the paths of the manifests beside it.
+    """
     parts = (
         _front_matter(run, pipeline, licence),
         f"# {run.job.name}\n\n{_origin(run, prepared)}",
         f"## Use\n\n{_use(run, pipeline, head)}",
-        *((f"## Serve\n\n{serve}",) if (serve := _serve(run, prepared)) else ()),
+        *((f"## Serve\n\n{serve}",) if (serve := _serve(run, serving)) else ()),
         f"## Measured on {report.test_rows} test rows\n\n{_metrics(report)}",
         f"### Against baselines\n\n{_baselines(report)}",
         *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
@@ -159,7 +163,7 @@ def _use(run: Run, pipeline: Pipeline, head: Head) -> str:
     )
 
 
-def _serve(run: Run, prepared: PrepareReport) -> str:
+def _serve(run: Run, serving: Iterable[str]) -> str:
     """What the manifests beside the model are for; empty where there are none."""
     path = "chat/completions" if run.dataset.columns.messages else "completions"
     limits = ""
@@ -171,8 +175,7 @@ def _serve(run: Run, prepared: PrepareReport) -> str:
         VLLM: f"`{VLLM}`: a Deployment and a Service that answer at `/v1/{path}` by vLLM, on one "
         "NVIDIA GPU. Name a version of its image before you rely on it.",
     }
-    there = serving_manifests(run, prepared.model.parameters)
-    return "\n".join(f"- {said[path]}" for path in there)
+    return "\n".join(f"- {said[path]}" for path in serving)
 
 
 _OF_WORDS = (

@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from finetune_api.notdone import not_done
 from finetune_trainer.errors import UsageError
 from finetune_trainer.models.heads import Head
 
@@ -56,6 +57,8 @@ def check_config(folder: Path, uri: str, head: Head) -> PretrainedConfig:
     where = f"{_FIELD}: {uri}"
     if not folder.is_dir():
         raise UsageError(f"{where}: no such folder; it must hold what save_pretrained writes")
+    if (folder / "model_index.json").is_file():
+        raise UsageError(f"{where}: it is a diffusion pipeline: {not_done('diffusion')}")
     if not (folder / "config.json").is_file():
         raise UsageError(f"{where}: not a model's folder: it has no config.json")
     config = _read_config(folder, where)
@@ -90,14 +93,18 @@ def _read_config(folder: Path, where: str) -> PretrainedConfig:
 
 
 def _check_architecture(config: PretrainedConfig, where: str, head: Head) -> None:
-    if config.is_encoder_decoder or config.model_type not in head.architectures:
-        kind = "an encoder-decoder" if config.is_encoder_decoder else "an architecture"
+    if config.is_encoder_decoder:
         raise UsageError(
-            f"{where}: {config.model_type} is {kind} without a head for "
+            f"{where}: {config.model_type} is an encoder-decoder: {not_done('encoder-decoder')}; "
+            f"for {head.task.value} take {head.advice}"
+        )
+    if config.model_type not in head.architectures:
+        raise UsageError(
+            f"{where}: {config.model_type} is an architecture without a head for "
             f"{head.task.value}; take {head.advice}"
         )
     if getattr(config, "quantization_config", None) is not None:
-        raise UsageError(f"{where}: its weights are quantized; method full needs them whole")
+        raise UsageError(f"{where}: its weights are quantized: {not_done('quantization')}")
 
 
 def _check_weights(folder: Path, where: str) -> None:
@@ -108,6 +115,8 @@ def _check_weights(folder: Path, where: str) -> None:
             f"{where}: its weights are pickled (.bin), which can run code when read; load it once "
             "where that is safe and write it anew with save_pretrained, as model.safetensors"
         )
+    if any(folder.glob("*.gguf")):
+        raise UsageError(f"{where}: its weights are a GGUF file: {not_done('quantization')}")
     raise UsageError(f"{where}: it has no weights: model.safetensors is missing")
 
 

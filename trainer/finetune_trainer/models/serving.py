@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
+from transformers import PreTrainedTokenizerBase
 
 from finetune_api.lora import LoraOutput
 from finetune_api.output import CREDENTIAL_VARIABLES
@@ -20,6 +21,7 @@ from finetune_api.run import Run
 from finetune_api.tasks import Task
 from finetune_api.training import Precision
 from finetune_trainer import hub
+from finetune_trainer.models.processors import Processor
 
 KSERVE = "serving/kserve.yaml"
 VLLM = "serving/vllm.yaml"
@@ -32,7 +34,8 @@ _VLLM_TYPES = {
     Precision.BF16: "bfloat16",
     Precision.FP16: "float16",
     Precision.FP32: "float32",
-    Precision.AUTO: "auto",
+    # What a GPU was trained in; by itself vLLM takes fp16 for weights in fp32.
+    Precision.AUTO: "bfloat16",
 }
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM has room for (`--max-lora-rank`); an adapter takes the next larger one."""
@@ -45,9 +48,12 @@ _ROOM = 2  # a copy while it loads
 Manifest = dict[str, Any]  # as YAML has it
 
 
-def serving_manifests(run: Run, parameters: int) -> dict[str, str]:
-    """The manifests that fit, as YAML by their paths in the export; none without an output."""
-    found = {KSERVE: _kserve(run, parameters), VLLM: _vllm(run)}
+def serving_manifests(run: Run, parameters: int, *, cased: bool) -> dict[str, str]:
+    """The manifests that fit, as YAML by their paths in the export; none without an output.
+
+    ``cased`` says whether the model's tokenizer tells capitals from small letters (``is_cased``).
+    """
+    found = {KSERVE: _kserve(run, parameters, cased=cased), VLLM: _vllm(run)}
     return {
         path: yaml.safe_dump_all(objects, sort_keys=False)
         for path, objects in found.items()
@@ -55,7 +61,15 @@ def serving_manifests(run: Run, parameters: int) -> dict[str, str]:
     }
 
 
-def _kserve(run: Run, parameters: int) -> list[Manifest]:
+def is_cased(processor: Processor) -> bool:
+    """Whether a tokenizer leaves capitals as they are; a processor of images is none."""
+    if not isinstance(processor, PreTrainedTokenizerBase):
+        return False
+    normalizer = processor.backend_tokenizer.normalizer
+    return normalizer is None or "A" in normalizer.normalize_str("A")
+
+
+def _kserve(run: Run, parameters: int, *, cased: bool) -> list[Manifest]:
     task = _KSERVE_TASKS.get(run.task)
     if run.output.uri is None or task is None or _is_adapter(run):
         return []
@@ -64,7 +78,7 @@ def _kserve(run: Run, parameters: int) -> list[Manifest]:
     amounts = {"cpu": "1", "memory": memory, **(_GPU if run.task is Task.CAUSAL_LM else {})}
     model = {
         "modelFormat": {"name": "huggingface"},
-        "args": [f"--model_name={run.job.name}", f"--task={task}"],
+        "args": [f"--model_name={run.job.name}", f"--task={task}", *_as_scored(run, cased=cased)],
         "storageUri": run.output.uri,
         "resources": {"requests": amounts, "limits": amounts},
     }
@@ -76,6 +90,18 @@ def _kserve(run: Run, parameters: int) -> list[Manifest]:
             "spec": {"predictor": {"model": model}},
         }
     ]
+
+
+def _as_scored(run: Run, *, cased: bool) -> list[str]:
+    """What the runtime has to be told so that classes are those that were measured.
+
+    By itself it takes fp16 on a GPU, reads as far as the model has positions, and makes tokenizers
+    of BERT's kind write everything small.
+    """
+    if run.task is Task.CAUSAL_LM:
+        return [f"--dtype={_VLLM_TYPES[run.training.precision]}"]
+    stated = ["--dtype=float32", f"--max_model_len={run.training.max_length}"]
+    return [*stated, "--disable_lower_case"] if cased else stated
 
 
 def _vllm(run: Run) -> list[Manifest]:
@@ -159,7 +185,13 @@ def _lora(run: Run, adapter: str) -> list[str]:
     lora = run.model.adaptation
     assert lora is not None
     room = next((rank for rank in _LORA_RANKS if rank >= lora.rank), lora.rank)
-    return ["--enable-lora", f"--max-lora-rank={room}", f"--lora-modules={run.job.name}={adapter}"]
+    return [
+        "--enable-lora",
+        f"--max-lora-rank={room}",
+        f"--lora-modules={run.job.name}={adapter}",
+        # The adapter's own says where its answers stop; the base model's need not.
+        f"--generation-config={adapter}",
+    ]
 
 
 def _keys(run: Run, service: str) -> Manifest:
