@@ -9,13 +9,12 @@ from finetune_api.markers import Digest
 from finetune_api.run import Run
 
 
-def frozen_part(job: FineTuneJob) -> dict[str, Any]:
+def frozen_part(job: FineTuneJob, *, defaults: bool = True) -> dict[str, Any]:
     """The part of the spec that is immutable once admitted, as JSON-ready data.
 
-    What equals its default is left out: writing it out changes nothing, and a version that knows
-    more fields takes up the runs of an earlier one.
+    With or without the fields that equal their default.
     """
-    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    spec = job.spec.model_dump(mode="json", by_alias=True, exclude_defaults=not defaults)
     part = {block: spec[block] for block in FROZEN_BLOCKS if block in spec}
     compute = spec.get("compute", {})
     part["compute"] = {key: value for key, value in compute.items() if key != "workers"}
@@ -23,8 +22,12 @@ def frozen_part(job: FineTuneJob) -> dict[str, Any]:
 
 
 def spec_digest(job: FineTuneJob) -> Digest:
-    """SHA-256 over the canonical JSON (sorted keys, no spaces) of the immutable part."""
-    return _digest(frozen_part(job))
+    """SHA-256 over the canonical JSON (sorted keys, no spaces) of the immutable part.
+
+    What equals its default is left out: writing it out changes nothing, and a version that knows
+    more fields takes up the runs of an earlier one.
+    """
+    return _digest(frozen_part(job, defaults=False))
 
 
 def run_digest(run: Run) -> Digest:
