@@ -261,6 +261,11 @@ def undisturbed(job: Job, scratch: Path) -> dict[str, torch.Tensor]:
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
-    """The weights that a folder holds, of a whole model or of an adapter."""
+    """The weights that a folder holds, of a whole model or of an adapter.
+
+    But not a bias of attention's keys: softmax takes no notice of it, its gradient is zero but for
+    rounding, and Adam makes steps of any length of that.
+    """
     (file,) = folder.glob("*model.safetensors")
-    return load_file(file)
+    weights = load_file(file)
+    return {name: one for name, one in weights.items() if not name.endswith(".key.bias")}

@@ -18,7 +18,7 @@ from harness.language import a_llama, llama_tokenizer
 ROWS, LENGTH = 8, 32
 
 
-def a_bert(dropout: float = 0.0) -> PreTrainedModel:
+def a_bert(hidden: float = 0.0, attention: float = 0.0) -> PreTrainedModel:
     return BertForSequenceClassification(
         BertConfig(
             vocab_size=50,
@@ -27,8 +27,8 @@ def a_bert(dropout: float = 0.0) -> PreTrainedModel:
             num_attention_heads=2,
             intermediate_size=64,
             max_position_embeddings=LENGTH,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
+            hidden_dropout_prob=hidden,
+            attention_probs_dropout_prob=attention,
         )
     )
 
@@ -79,7 +79,7 @@ def kept_by(model: torch.nn.Module, *, language: bool) -> int:
 
 @pytest.mark.parametrize(
     ("make", "language"),
-    [(a_bert, False), (lambda: a_bert(0.1), False), (an_adapted_llama, True)],
+    [(a_bert, False), (lambda: a_bert(0.1, 0.1), False), (an_adapted_llama, True)],
     ids=["BERT", "BERT with dropout", "Llama with an adapter"],
 )
 def test_a_traced_peak_is_what_a_real_forward_pass_keeps_and_little_more(
@@ -113,21 +113,24 @@ def test_half_precision_keeps_about_half() -> None:
 
 def test_activations_that_are_computed_again_are_not_kept() -> None:
     once, again = (
-        peak(trace_step(traced(lambda: a_bert(0.1)), element=4, recomputed=one).moments, 1000)
+        peak(trace_step(traced(lambda: a_bert(0.1, 0.1)), element=4, recomputed=one).moments, 1000)
         for one in (False, True)
     )
     assert again < 0.6 * once
 
 
-@pytest.mark.parametrize(("dropout", "fewer"), [(0.0, False), (0.1, True)])
+@pytest.mark.parametrize(
+    ("hidden", "attention", "fewer"), [(0.0, 0.0, False), (0.1, 0.0, True), (0.0, 0.1, True)]
+)
 def test_a_gpu_keeps_a_byte_of_a_dropout_mask_and_no_scores(
-    dropout: float,
+    hidden: float,
+    attention: float,
     fewer: bool,  # noqa: FBT001
 ) -> None:
     gpu, cpu = (
         peak(
             trace_step(
-                traced(lambda: a_bert(dropout), fused=fused), element=4, recomputed=False
+                traced(lambda: a_bert(hidden, attention), fused=fused), element=4, recomputed=False
             ).moments,
             1000,
         )

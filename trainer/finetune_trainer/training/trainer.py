@@ -246,6 +246,10 @@ class FineTuneTrainer(Trainer):
             save_adapter(self.model, Path(output_dir), state_dict)
         else:
             assert isinstance(self.model, PreTrainedModel)
+            if state_dict is not None:
+                # DeepSpeed's are copies, in which the library can't see what is one and the same.
+                tied = self.model.all_tied_weights_keys
+                state_dict = {name: one for name, one in state_dict.items() if name not in tied}
             self.model.save_pretrained(output_dir, state_dict=state_dict)
 
 
