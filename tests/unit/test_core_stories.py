@@ -4,7 +4,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from finetune_api.job import FineTuneJob
@@ -451,6 +451,8 @@ async def test_a_crash_at_any_write_changes_nothing_of_the_end(
     ),
     crashes=st.sets(st.integers(1, 40), max_size=6),
 )
+# The node comes back when the next gang is made and not yet released.
+@example(faults=[], silences=[Silence(2, 0, after_seconds=1, back_seconds=31)], crashes=set())
 async def test_whatever_dies_the_rules_hold(
     faults: list[Fault], silences: list[Silence], crashes: set[int]
 ) -> None:

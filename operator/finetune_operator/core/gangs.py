@@ -64,6 +64,9 @@ def _with_running(
     if attempt.state == "Starting" and not all(pod.released for pod in pods):
         if finding is not None or not _persisted(situation, attempt):
             return GangStep(status=situation.status, busy=finding is None)
+        if any(pod.attempt != attempt.number for pod in situation.live_pods):
+            # A node that counted as lost came back with a pod of an earlier attempt, which ends.
+            return GangStep(status=situation.status, busy=True)
         ahead = situation.observed.ahead
         if ahead is not None and not any(pod.released for pod in pods):
             return GangStep(status=situation.status, busy=True, ahead=ahead)
