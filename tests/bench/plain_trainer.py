@@ -47,9 +47,9 @@ class Timing(TrainerCallback):
 
     def on_log(
         self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,  # noqa: ARG002
-        control: TrainerControl,  # noqa: ARG002
+        args: TrainingArguments,  # noqa: ARG002 - as the Trainer calls it
+        state: TrainerState,  # noqa: ARG002 - likewise
+        control: TrainerControl,  # noqa: ARG002 - likewise
         **more: Any,  # the Trainer's parts, and what it logs
     ) -> None:
         """A block is done."""
@@ -119,7 +119,7 @@ def _images(rows: Dataset, order: list[int], model_folder: Path) -> list[dict[st
     """Every image scaled beforehand and kept in memory: the least that a Trainer can be given."""
     from transformers import AutoImageProcessor
 
-    processor = AutoImageProcessor.from_pretrained(model_folder)  # type: ignore[no-untyped-call]
+    processor = AutoImageProcessor.from_pretrained(model_folder)  # type: ignore[no-untyped-call]  # no types
     side = int(processor.size["height"])
     mean, spread = (
         np.asarray(one)[:, None, None] for one in (processor.image_mean, processor.image_std)

@@ -35,6 +35,7 @@ from bench.paired import speed_ratio
 from bench.scoring import ways_of_scoring, write_test_rows
 from bench.turns import Block
 from bench.workloads import (
+    Workload,
     classification,
     images,
     language,
@@ -88,8 +89,18 @@ def rates(blocks: dict[str, list[Block]], rows_per_block: int) -> None:
 
 def text(scratch: Path) -> None:
     """Text classification, padded."""
+    against_plain(classification, scratch)
+
+
+def pictures(scratch: Path) -> None:
+    """Image classification."""
+    against_plain(images, scratch)
+
+
+def against_plain(made: Callable[..., Workload], scratch: Path) -> None:
+    """Compare the two trainers at what ``made`` gives for a folder and a number of steps."""
     rounds = Rounds(count=10, block_steps=2)
-    workload = classification(scratch, steps=rounds.steps)
+    workload = made(scratch, steps=rounds.steps)
     with plain(workload, rounds) as theirs, ours("ours", workload, rounds) as own:
         blocks = blocks_of([theirs, own], rounds)
     rates(blocks, rounds.block_steps * workload.run.training.global_batch_size)
@@ -111,16 +122,6 @@ def causal(scratch: Path) -> None:
     rates(blocks, rounds.block_steps * workload.run.training.global_batch_size)
     compare(blocks, "ours", "plain", GOAL)
     compare(blocks, "packed", "ours", PACKED_GOAL)
-
-
-def pictures(scratch: Path) -> None:
-    """Image classification."""
-    rounds = Rounds(count=10, block_steps=2)
-    workload = images(scratch, steps=rounds.steps)
-    with plain(workload, rounds) as theirs, ours("ours", workload, rounds) as own:
-        blocks = blocks_of([theirs, own], rounds)
-    rates(blocks, rounds.block_steps * workload.run.training.global_batch_size)
-    compare(blocks, "ours", "plain", GOAL)
 
 
 def start(scratch: Path) -> None:

@@ -120,7 +120,13 @@ def test_other_bytes_than_the_hub_has_are_not_kept(server: HubServer, tmp_path: 
 def test_a_hub_that_fails_is_worth_another_attempt(server: HubServer, tmp_path: Path) -> None:
     server.status = 503
     assert "503" in refused(MODEL, tmp_path, StorageError)
-    assert "can't be fetched" in refused(ROWS, tmp_path, StorageError)
+    assert "503" in refused(ROWS, tmp_path, StorageError)
+
+
+def test_a_hub_that_forbids_is_not_asked_again(server: HubServer, tmp_path: Path) -> None:
+    server.status = 403
+    assert "not allowed" in refused(MODEL, tmp_path, DataError)
+    assert "not allowed" in refused(ROWS, tmp_path, DataError)
 
 
 @pytest.mark.usefixtures("impatient")

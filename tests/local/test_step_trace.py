@@ -84,7 +84,7 @@ def kept_by(model: torch.nn.Module, *, language: bool) -> int:
 )
 def test_a_traced_peak_is_what_a_real_forward_pass_keeps_and_little_more(
     make: Any,
-    language: bool,  # noqa: FBT001
+    language: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
     trace = trace_step(traced(make, language=language, fused=False), element=4, recomputed=False)
     kept = kept_by(make(), language=language)
@@ -125,7 +125,7 @@ def test_activations_that_are_computed_again_are_not_kept() -> None:
 def test_a_gpu_keeps_a_byte_of_a_dropout_mask_and_no_scores(
     hidden: float,
     attention: float,
-    fewer: bool,  # noqa: FBT001
+    fewer: bool,  # noqa: FBT001 - a column of the table
 ) -> None:
     gpu, cpu = (
         peak(

@@ -101,7 +101,7 @@ def test_kserve_reads_capitals_as_the_model_did() -> None:
     for lowercase in (True, False):
         words = Tokenizer(WordLevel({"a": 0}, "a"))
         words.normalizer = BertNormalizer(lowercase=lowercase)
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]  # no types
         assert is_cased(tokenizer) is not lowercase
         run = a_job(Task.TEXT_CLASSIFICATION)
         text = serving_manifests(run, PARAMETERS, cased=is_cased(tokenizer))[KSERVE]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.errors import DataError, StorageError, UsageError
+from finetune_trainer.errors import DataError, StorageError, TrainerError, UsageError
 
 SCHEME = "hf://"
 _FORM = re.compile(
@@ -48,12 +48,14 @@ class HubPath:
         """
         found = _FORM.fullmatch(uri)
         kind = "model" if field == "model.uri" else "dataset"
-        if found is None or (found["datasets"] is None) != (kind == "model"):
-            raise UsageError(f"{field}: {uri!r} must have the form {_EXPECTED[kind]}")
-        if (found["path"] is None) != (kind == "model"):
-            raise UsageError(f"{field}: {uri!r} must have the form {_EXPECTED[kind]}")
-        if not {"", ".", ".."}.isdisjoint((found["path"] or "file").split("/")):
+        whole = kind == "model"
+        if (
+            found is None
+            or (found["datasets"] is None) != whole
+            or (found["path"] is None) != whole
             # Joined to a folder here, it could lead out of it.
+            or not {"", ".", ".."}.isdisjoint((found["path"] or "file").split("/"))
+        ):
             raise UsageError(f"{field}: {uri!r} must have the form {_EXPECTED[kind]}")
         return cls(
             repository=found["repository"], kind=kind, commit=found["commit"], path=found["path"]
@@ -179,13 +181,22 @@ def asking(where: str) -> Iterator[Any]:
     except errors.RemoteEntryNotFoundError as error:
         raise DataError(f"{where}: there is no such file at that commit") from error
     except errors.HfHubHTTPError as error:
-        status = error.response.status_code
-        if status >= 500 or status == _TOO_MANY_REQUESTS:
-            raise StorageError(f"{where}: the hub answered {status}") from error
-        if status in {401, 403}:
-            raise DataError(f"{where}: HF_TOKEN is not allowed to do this") from error
-        raise DataError(f"{where}: the hub answered {status}") from error
-    except (errors.LocalEntryNotFoundError, httpx2.HTTPError) as error:
+        raise _answered(where, error.response.status_code) from error
+    except errors.LocalEntryNotFoundError as error:
+        # What a file's address answered stands behind it, if it did.
+        if isinstance(error.__cause__, errors.HfHubHTTPError):
+            raise _answered(where, error.__cause__.response.status_code) from error
+        raise StorageError(f"{where}: can't be fetched") from error
+    except httpx2.HTTPError as error:
         raise StorageError(f"{where}: can't be fetched ({type(error).__name__})") from error
     finally:
         constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = before
+
+
+def _answered(where: str, status: int) -> TrainerError:
+    """What an HTTP status means that the client has no error of its own for."""
+    if status >= 500 or status == _TOO_MANY_REQUESTS:
+        return StorageError(f"{where}: the hub answered {status}")
+    if status in {401, 403}:
+        return DataError(f"{where}: HF_TOKEN is not allowed to do this")
+    return DataError(f"{where}: the hub answered {status}")

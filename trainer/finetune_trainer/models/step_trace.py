@@ -120,21 +120,24 @@ def _watched(traced: Traced, rows: int, element: int, *, recomputed: bool) -> li
                 layer.eval()
         if recomputed:
             enable: Any = model.activation_checkpointing_enable
-            again = partial(_fused, traced.fused)
+            again = partial(_fused, wanted=traced.fused)
             enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())})
         inputs = {
             name: value.to(_DTYPES[element]) if value.is_floating_point() else value
             for name, value in traced.inputs(rows).items()
         }
         alive = _Alive(model)
-        with _fused(traced.fused), alive:
+        with _fused(wanted=traced.fused), alive:
             loss = _loss(model(**inputs, **traced.call).logits, per_token=traced.per_token)
             torch.autograd.backward(loss)
     return alive.totals
 
 
 def _make_fake(model: torch.nn.Module, dtype: torch.dtype) -> None:
-    """Give a model on the meta device fake numbers, of one type; what is shared stays so."""
+    """Give a model on the meta device fake numbers, of one type; what is shared stays so.
+
+    By the modules' own tables, since torch sets no attribute of a meta parameter to another kind.
+    """
     made: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():  # noqa: SLF001
@@ -158,11 +161,11 @@ def _loss(logits: torch.Tensor, *, per_token: bool) -> torch.Tensor:
     return cross_entropy(logits.float(), targets, reduction="none").sum()
 
 
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # publishes no types
     """Adds up what is alive after each operation; a view counts as what it is a view of, once."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # likewise
         self._known = {_key(one) for one in (*model.parameters(), *model.buffers())}
         self._now = 0
         self._exchanging = False
@@ -198,7 +201,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _key(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - all that tells two storages apart
 
 
 class _Fused(TorchFunctionMode):
@@ -219,8 +222,8 @@ class _Fused(TorchFunctionMode):
 def _dropout(
     values: torch.Tensor,
     p: float = 0.5,
-    training: bool = True,  # noqa: FBT001, FBT002
-    inplace: bool = False,  # noqa: FBT001, FBT002, ARG001
+    training: bool = True,  # noqa: FBT001, FBT002 - as torch's own has it
+    inplace: bool = False,  # noqa: FBT001, FBT002, ARG001 - likewise
 ) -> torch.Tensor:
     if not training or p == 0:
         return values
@@ -228,7 +231,7 @@ def _dropout(
 
 
 @contextmanager
-def _fused(wanted: bool) -> Iterator[None]:  # noqa: FBT001
+def _fused(*, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
