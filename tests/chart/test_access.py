@@ -6,6 +6,7 @@ import pytest
 
 from harness.controlplane import ControlPlane
 from harness.helm import ACCOUNT, NAMESPACE, install
+from harness.settled import wait_until_granted, wait_until_served
 
 LEASE = "finetune-operator"
 SERVED = "served"
@@ -106,6 +107,7 @@ def namespaces(bare_plane: ControlPlane) -> None:
 def wide(bare_plane: ControlPlane, namespaces: None) -> ControlPlane:
     """Give the API server with the chart serving all namespaces."""
     install(bare_plane)
+    wait_until_granted(bare_plane)
     return bare_plane
 
 
@@ -113,14 +115,17 @@ def wide(bare_plane: ControlPlane, namespaces: None) -> ControlPlane:
 def narrow(bare_plane: ControlPlane, namespaces: None) -> ControlPlane:
     """Give the API server with the chart serving one namespace."""
     install(bare_plane, NARROW)
+    wait_until_granted(bare_plane)
     return bare_plane
 
 
 def test_kubectl_says_what_the_account_may(wide: ControlPlane) -> None:
     def can_i(*question: str) -> str:
         asked = ("auth", "can-i", "--as", ACCOUNT, "-n", BEYOND, *question)
-        return wide.kubectl(*asked, check=False).stdout.strip()
+        done = wide.kubectl(*asked, check=False)
+        return (done.stdout + done.stderr).strip()
 
+    wait_until_served(wide)
     assert can_i("update", "finetunejobs.finetune.dev", "--subresource=status") == "yes"
     assert can_i("create", "jobs.batch") == "yes"
     assert can_i("get", "secrets") == "no"

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from finetune_api.schema import RESOURCES
 from harness.controlplane import ControlPlane
 from harness.helm import NAMESPACE, OPERATOR, install, only, render, uninstall
 from harness.objects import JOB, RATE_CARD, changed
+from harness.settled import wait_until_served
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
@@ -17,14 +17,8 @@ RATES = changed(RATE_CARD, {"metadata.name": "rates"})
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 
 
-def established(plane: ControlPlane) -> None:
-    """Wait until the API server serves the custom resources."""
-    names = [f"crd/{resource.name}" for resource in RESOURCES]
-    plane.kubectl("wait", "--for=condition=Established", "--timeout=120s", *names)
-
-
 def test_a_fresh_cluster_takes_the_chart_and_then_a_job(installed: ControlPlane) -> None:
-    established(installed)
+    wait_until_served(installed)
     jobs = "/apis/finetune.dev/v1alpha1/namespaces/default/finetunejobs"
     made = installed.request("POST", jobs, JOB)
     assert made.status == 201, made.message
@@ -65,7 +59,7 @@ def test_an_uninstall_keeps_the_crds_and_what_is_in_them(
     installed: ControlPlane, *, enabled: bool
 ) -> None:
     """Also when they were left to somebody else in between."""
-    established(installed)
+    wait_until_served(installed)
     uids = {it["metadata"]["uid"] for it in installed.request("GET", CRDS).body["items"]}
     installed.kubectl("apply", "-f", "-", stdin=json.dumps(RATES))
     install(installed, {"crds": {"enabled": enabled}})
