@@ -43,7 +43,13 @@ class Policy(Contract):
     ] = None
     stall_timeout_seconds: Annotated[
         int,
-        Field(ge=10, le=86_400, description="A gang without a step for so long is restarted."),
+        Field(
+            ge=10,
+            le=86_400,
+            description="A gang that gets no further for so long is restarted: no step, and "
+            "between steps nothing saved and no rows scored. In a step ranks wait for each other "
+            "half as long.",
+        ),
     ] = 1800
     grace_period_seconds: Annotated[
         int, Field(ge=5, le=3600, description="Time to save after a request to stop.")
@@ -66,3 +72,12 @@ class Policy(Contract):
             "gang starts anew. A local run has no nodes.",
         ),
     ] = 300
+
+    @property
+    def collective_seconds(self) -> int:
+        """How long ranks wait for each other in a step.
+
+        Half the stall timeout, so that the rank that others wait for is named before the gang ends
+        for having made no step.
+        """
+        return self.stall_timeout_seconds // 2

@@ -117,6 +117,13 @@ class Marks(Contract):
     ] = None
     checkpoint_at: Timestamp | None = None
     """When the newest complete checkpoint was written."""
+    working_at: Annotated[
+        Timestamp | None,
+        Field(
+            description="When it last got on with a save, or with scoring the select rows, where "
+            "that takes long."
+        ),
+    ] = None
     checkpoint_milliseconds: Annotated[
         Milliseconds, Field(description="Time spent saving, all checkpoints of this attempt.")
     ] = 0

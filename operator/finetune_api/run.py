@@ -129,6 +129,7 @@ class Env(StrEnum):
     GRACE_SECONDS = "FINETUNE_GRACE_SECONDS"
     REPORT_SECONDS = "FINETUNE_REPORT_SECONDS"
     FAKE_GPUS = "FINETUNE_FAKE_GPUS"
+    COLLECTIVE_SECONDS = "FINETUNE_COLLECTIVE_SECONDS"
 
 
 ENV_MEANING: dict[Env, str] = {
@@ -148,6 +149,7 @@ ENV_MEANING: dict[Env, str] = {
     "acknowledges it sooner; 0 or unset, as in a local run: not at all.",
     Env.FAKE_GPUS: "true on a test cluster whose nodes only claim to have accelerators: ranks "
     "compute on the CPU instead. Otherwise a rank that sees none ends as a fault of the node.",
+    Env.COLLECTIVE_SECONDS: "How long ranks wait for each other in a step; 900 if it is unset.",
 }
 
 

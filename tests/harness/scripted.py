@@ -99,6 +99,8 @@ class World:
     silences: tuple[Silence, ...] = ()
     passed: bool = True
     stall_attempt: int | None = None
+    slow_save: timedelta = timedelta(0)
+    """For how long the attempt that stalls gets on with a save first."""
     unplaced: frozenset[int] = frozenset()
     """Attempts whose last worker no node has room for."""
     silent: bool = False
@@ -257,6 +259,9 @@ class World:
             started_at=format_time(first - timedelta(seconds=INIT_SECONDS)),
             first_step_at=format_time(first),
             last_step_at=format_time(min(last_step_at, at)),
+            working_at=format_time(min(last_step_at + self.slow_save, at))
+            if self.slow_save
+            else None,
             resumed_from_step=gang.resumed_from,
             last_step=done,
             checkpoint_step=self.checkpoint or None,

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def _logits_of_a_rank(rank: int, port: int, treatment: BatchNorm, folder: str) -
         local_world_size=2,
     )
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with process_group(place, torch.device("cpu")) as gang:
+    with process_group(place, torch.device("cpu"), step_timeout=timedelta(minutes=10)) as gang:
         norms = Norms(model, treatment, gang)
         own = torch.randn((6, 3, 16, 16), generator=torch.Generator().manual_seed(rank)) * (
             2 + rank

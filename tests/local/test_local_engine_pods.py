@@ -74,6 +74,7 @@ class Attempt:
             claims=root / "claims",
             base=root,
             grace_seconds=grace,
+            collective_seconds=60,
             command=(sys.executable, str(self.script)),
         )
         self.orphans = Orphans()
@@ -367,7 +368,7 @@ from finetune_operator.local import gang
 
 root = Path(sys.argv[1])
 around = gang.Surroundings(
-    job_folder=root, claims=root / "claims", base=root, grace_seconds=600,
+    job_folder=root, claims=root / "claims", base=root, grace_seconds=600, collective_seconds=60,
     command=(sys.executable, str(root / "trainer.py")),
 )
 asyncio.run(gang.release(root / "train-1", Step.TRAIN, around))
@@ -418,6 +419,7 @@ def test_a_trainer_that_cannot_be_started_ends_its_pod(
         claims=attempt.root,
         base=attempt.root,
         grace_seconds=5,
+        collective_seconds=60,
         command=(str(attempt.root / "no-such-program"),),
     )
     asyncio.run(gang.release(attempt.folder, Step.TRAIN, around))

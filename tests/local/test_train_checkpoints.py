@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from finetune_trainer.training.manifest import (
 )
 from finetune_trainer.training.place import Place
 from finetune_trainer.training.resume import BEST_FILE, choose, clear_torn, finished_before
+from finetune_trainer.training.signs import SignsOfWork
 from finetune_trainer.training.storage import free_bytes, persistently
 from harness.processes import free_port
 
@@ -48,7 +50,7 @@ def gang() -> Iterator[Gang]:
         patch.setenv("MASTER_ADDR", "127.0.0.1")
         patch.setenv("MASTER_PORT", str(free_port()))
         patch.setenv("GLOO_SOCKET_IFNAME", "lo")
-        with process_group(ALONE, torch.device("cpu")) as gang:
+        with process_group(ALONE, torch.device("cpu"), step_timeout=timedelta(minutes=1)) as gang:
             yield gang
 
 
@@ -80,7 +82,13 @@ def save(gang: Gang, tmp_path: Path) -> Save:
         free: Callable[[Path], int] = free_bytes,
     ) -> Path:
         store = CheckpointStore(
-            Workspace(tmp_path), gang, identity, attempt=attempt, keep=keep, free=free
+            Workspace(tmp_path),
+            gang,
+            identity,
+            SignsOfWork(lambda _: None),
+            attempt=attempt,
+            keep=keep,
+            free=free,
         )
         best_step, loss = best or (step, 1 / step)
         state = TrainingState(

@@ -223,6 +223,19 @@ async def test_a_stalled_gang_is_restarted() -> None:
     assert world.status.attempts[1].charged
 
 
+async def test_a_gang_that_gets_on_with_a_save_is_not_stalled() -> None:
+    over = []
+    for slow_save in (timedelta(0), timedelta(seconds=500)):
+        world = World(
+            job=a_job(policy={"stallTimeoutSeconds": 60}), stall_attempt=2, slow_save=slow_save
+        )
+        await drive(world)
+        assert world.status is not None
+        assert world.status.attempts[1].reason == "Stalled"
+        over.append(max(at for at, _ in world.gangs[2].ends.values()))
+    assert over[1] - over[0] == timedelta(seconds=500)
+
+
 async def test_suspend_saves_and_waits_and_resume_goes_on_from_there() -> None:
     world = World(job=a_job(), cards=(a_card(),))
     await drive(world, until=lambda _: world.now >= START + timedelta(seconds=50))

@@ -148,6 +148,11 @@ def test_silence_after_the_last_work_is_stalled_once_it_passes_the_limit(
     assert divided(until, WORKED, ended=ended, stall=stall) == expected
 
 
+def test_a_save_that_gets_on_is_work() -> None:
+    saving = some_marks(first_step_at=20, last_step_at=80, working_at=400)
+    assert divided(410, saving) == seconds(pulling=10, init=10, productive=380, teardown=10)
+
+
 def test_saving_is_not_taken_from_the_step_that_still_runs() -> None:
     told = some_marks(first_step_at=20, last_step_at=21, checkpoint_milliseconds=5_000)
     expected = seconds(pulling=10, init=10, checkpoint=1, productive=19)

@@ -152,6 +152,7 @@ def test_a_pod_is_told_who_it_is_and_where_everything_lies() -> None:
         "FINETUNE_TERMINATION_LOG": "/dev/termination-log",
         "FINETUNE_GRACE_SECONDS": "120",
         "FINETUNE_REPORT_SECONDS": "60",
+        "FINETUNE_COLLECTIVE_SECONDS": "900",
         "FINETUNE_ATTEMPT": "metadata.annotations['finetune.dev/attempt']",
         "FINETUNE_WORKER": "metadata.annotations['batch.kubernetes.io/job-completion-index']",
         "FINETUNE_POD_UID": "metadata.uid",

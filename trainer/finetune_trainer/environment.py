@@ -15,6 +15,7 @@ from finetune_trainer.errors import StorageError, UsageError
 _CLAIMS_IN_WORKSPACE = "claims"
 _DEFAULT_MASTER_PORT = 29500
 _DEFAULT_GRACE_SECONDS = 30
+_DEFAULT_COLLECTIVE_SECONDS = 900
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class RankEnvironment:
     termination_log: Path | None
     grace_seconds: int
     report_seconds: int
+    collective_seconds: int
     fake_gpus: bool
 
     @classmethod
@@ -76,6 +78,9 @@ class RankEnvironment:
                 environ, Env.GRACE_SECONDS, default=_DEFAULT_GRACE_SECONDS, least=1
             ),
             report_seconds=_number(environ, Env.REPORT_SECONDS, default=0, least=0),
+            collective_seconds=_number(
+                environ, Env.COLLECTIVE_SECONDS, default=_DEFAULT_COLLECTIVE_SECONDS, least=1
+            ),
             fake_gpus=environ.get(Env.FAKE_GPUS) == "true",
         )
 

@@ -95,7 +95,7 @@ def _saved_until(span: Span, moment: int) -> int:
 
 
 def _work_end(marks: Marks, first_step: int) -> int:
-    told = (marks.last_step_at, marks.checkpoint_at)
+    told = (marks.last_step_at, marks.checkpoint_at, marks.working_at)
     return max((instant_of(moment) for moment in told if moment), default=first_step)
 
 

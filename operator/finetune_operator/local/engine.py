@@ -145,6 +145,7 @@ class LocalEngine:
             claims=self._workspace.claims,
             base=Path(self._state.base),
             grace_seconds=self.job.spec.policy.grace_period_seconds,
+            collective_seconds=self.job.spec.policy.collective_seconds,
             command=self._trainer,
         )
         folder = self._workspace.attempt(action.step, action.attempt)

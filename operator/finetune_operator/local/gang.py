@@ -40,6 +40,7 @@ class Surroundings:
     claims: Path
     base: Path
     grace_seconds: int
+    collective_seconds: int
     command: tuple[str, ...]
     """The trainer, without the name of the step."""
 
@@ -143,6 +144,7 @@ def _environment(
         Env.LISTEN: f"{_LOOPBACK}:{ports[1]}",
         Env.TERMINATION_LOG: str(place / podfiles.TERMINATION),
         Env.GRACE_SECONDS: str(around.grace_seconds),
+        Env.COLLECTIVE_SECONDS: str(around.collective_seconds),
         "PYTHONUNBUFFERED": "1",
     }
     ranks = gang.ranks_per_worker

@@ -123,7 +123,7 @@ def export_is_whole(folder: Path, digest: str) -> bool:
         if _digest(content) != digest:
             return False
         files = ExportManifest.model_validate_json(content).files
-        return digest_files(folder, [file.path for file in files]) == list(files)
+        return list(digest_files(folder, [file.path for file in files])) == list(files)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return False
     except OSError as error:

@@ -70,6 +70,13 @@ class Saved(Contract):
     milliseconds: int
 
 
+class Working(Contract):
+    """It gets on with what makes no step: a save, or scoring the select rows."""
+
+    kind: Literal["working"] = "working"
+    at: Timestamp
+
+
 class Warned(Contract):
     """The training shows a sign of going wrong, for the first time in this attempt."""
 
@@ -97,7 +104,7 @@ class Failed(Contract):
 
 
 Event = Annotated[
-    Staged | Planned | Stepped | Evaluated | Saved | Warned | Finished | Failed,
+    Staged | Planned | Stepped | Evaluated | Saved | Working | Warned | Finished | Failed,
     Field(discriminator="kind"),
 ]
 _EVENT: TypeAdapter[Event] = TypeAdapter(Event)

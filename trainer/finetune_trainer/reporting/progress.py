@@ -20,6 +20,7 @@ from finetune_trainer.reporting.events import (
     Staged,
     Stepped,
     Warned,
+    Working,
 )
 
 _RECENT_STEPS = 50
@@ -88,6 +89,8 @@ class ProgressLog:
                     self._evaluate(event)
                 case Saved():
                     self._save(event)
+                case Working():
+                    self._mark(working_at=event.at)
                 case Warned():
                     self._set(warnings=(*self._progress.warnings, event.message)[:_MOST_WARNINGS])
                 case Finished():

@@ -36,6 +36,7 @@ from finetune_trainer.training.manifest import Best, TrainingState
 from finetune_trainer.training.plan import StepPlan
 from finetune_trainer.training.resume import Resume
 from finetune_trainer.training.rows import PreparedRows
+from finetune_trainer.training.signs import SignsOfWork
 from finetune_trainer.training.stop import StopRequest
 from finetune_trainer.training.trainer import FineTuneTrainer
 
@@ -54,7 +55,8 @@ class UnhealthyError(UsageError):
 class Parts:
     """What the boundary works with; each is built by ``session``.
 
-    ``packed_fill`` is the share of the packed sequences that rows fill, where they are packed.
+    ``packed_fill`` is the share of the packed sequences that rows fill, where they are packed;
+    ``grace_seconds`` are those from a request to stop to the end of the process.
     """
 
     gang: Gang
@@ -65,8 +67,10 @@ class Parts:
     store: CheckpointStore
     packed_fill: float | None
     say: Callable[[Event], None]
+    signs: SignsOfWork
     health: Health
     early_stopping: EarlyStopping | None
+    grace_seconds: int
 
 
 class Boundary(TrainerCallback):
@@ -81,6 +85,7 @@ class Boundary(TrainerCallback):
         self._learning_rate = 0.0
         self._step_began = time.monotonic()
         self._warned: set[Sign] = set()
+        self._saves_slowly = False
         self._beginning: tuple[float, ...] | None = None
         self._effective_steps = 0
         self.result: TrainResult | None = None
@@ -113,6 +118,7 @@ class Boundary(TrainerCallback):
             )
         )
         self._parts.say(Staged(stage="training"))
+        self._parts.gang.begin_steps()
         self._beginning = self._trainer.fingerprint()
         if step > 0 and cadence.evaluates_at(step) and not self._state.evaluated:
             self._score_and_save(step, control, stopping=False)
@@ -244,7 +250,9 @@ class Boundary(TrainerCallback):
     def _score(self, step: int) -> float | None:
         self._parts.say(Staged(stage="evaluating"))
         began = time.monotonic()
-        score = self._trainer.select_loss(self._parts.select_rows, self._parts.stop)
+        score = self._trainer.select_loss(
+            self._parts.select_rows, self._parts.stop, self._parts.signs
+        )
         if score is not None:
             if not math.isfinite(score):
                 raise DivergedError(
@@ -313,8 +321,23 @@ class Boundary(TrainerCallback):
         result = self._result(early=early) if finished else None
         self._parts.store.save(self._trainer.write_checkpoint, self._state, result)
         self.result = result
-        self._parts.say(Saved(at=_now(), step=step, milliseconds=_milliseconds_since(began)))
+        milliseconds = _milliseconds_since(began)
+        self._parts.say(Saved(at=_now(), step=step, milliseconds=milliseconds))
+        self._hold_against_grace(step, milliseconds / 1000)
         self._parts.say(Staged(stage="training"))
+
+    def _hold_against_grace(self, step: int, seconds: float) -> None:
+        """Warn once if a request to stop would be cut off in the middle of a save like this."""
+        if self._saves_slowly or seconds <= self._parts.grace_seconds:
+            return
+        self._saves_slowly = True
+        message = (
+            f"SlowStorage: the checkpoint of step {step} took {seconds:.1f} s, and a request to "
+            f"stop leaves {self._parts.grace_seconds} s: the work since the last checkpoint would "
+            "be lost; raise policy.gracePeriodSeconds, or use faster storage"
+        )
+        _log.warning("%s", message)
+        self._parts.say(Warned(message=message))
 
     def _result(self, *, early: bool) -> TrainResult | None:
         best = self._state.best

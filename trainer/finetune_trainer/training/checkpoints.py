@@ -10,6 +10,7 @@ Only after that is the best one named and an older one removed.
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 from finetune_api.report import TrainResult
@@ -31,6 +32,7 @@ from finetune_trainer.training.manifest import (
     write_durably,
 )
 from finetune_trainer.training.resume import BEST_FILE, rotate
+from finetune_trainer.training.signs import SignsOfWork
 from finetune_trainer.training.storage import free_bytes, persistently, require_room
 
 _log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class CheckpointStore:
         workspace: Workspace,
         gang: Gang,
         identity: Identity,
+        signs: SignsOfWork,
         *,
         attempt: int,
         keep: int,
@@ -53,6 +56,7 @@ class CheckpointStore:
         self._workspace = workspace
         self._gang = gang
         self._identity = identity
+        self._signs = signs
         self._keep = keep
         self._free = free
 
@@ -77,7 +81,8 @@ class CheckpointStore:
         """
         folder = self._workspace.path(self.path_of(state.step))
         try:
-            self._save(folder, write, state, result)
+            with self._gang.patiently():
+                self._save(folder, write, state, result)
         except Exception as error:
             # Libraries raise errors of their own for a write that failed.
             if isinstance(error, StorageError) or not is_of_storage(error):
@@ -98,8 +103,9 @@ class CheckpointStore:
         if first:
             persistently(lambda: self._begin(folder, state.best))
         self._gang.barrier()
-        write(folder)
-        self._gang.barrier()
+        with self._signs.while_it_grows(folder) if first else nullcontext():
+            write(folder)
+            self._gang.barrier()
         self._flush(folder)
         self._gang.barrier()
         files = self._digest(folder)
@@ -145,6 +151,7 @@ class CheckpointStore:
             return
         for path in folder.rglob("*"):
             sync(path)
+            self._signs.give()
         sync(folder)
         sync(folder.parent)
 
@@ -152,5 +159,9 @@ class CheckpointStore:
         """Digests of all files; each rank reads its share of them."""
         place = self._gang.place
         mine = files_of(folder)[place.rank :: place.world_size]
-        shares = self._gang.gathered(digest_files(folder, mine))
+        digests = []
+        for digest in digest_files(folder, mine):
+            digests.append(digest)
+            self._signs.give()
+        shares = self._gang.gathered(digests)
         return sorted((file for share in shares for file in share), key=lambda file: file.path)

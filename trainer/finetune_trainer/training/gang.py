@@ -3,18 +3,24 @@
 Used by ``rank`` and by what ranks decide together.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
 from finetune_trainer.errors import NodeFaultError
-from finetune_trainer.training.place import Place, collective_timeout
+from finetune_trainer.training.place import Place
 
 T = TypeVar("T")
+
+_PATIENCE = timedelta(days=1)
+"""How long ranks wait for each other outside of steps, where one may wait for slow storage.
+
+The operator looks after them there, by ``policy.stallTimeoutSeconds``, which is no longer.
+"""
 
 
 def claim_device(kind: Literal["cpu", "cuda"], place: Place) -> torch.device:
@@ -44,26 +50,45 @@ def backend_of(device: torch.device) -> str:
 
 
 @contextmanager
-def process_group(place: Place, device: torch.device) -> Iterator["Gang"]:
+def process_group(
+    place: Place, device: torch.device, *, step_timeout: timedelta
+) -> Iterator["Gang"]:
     """Meet the other ranks; the group is left together, or not at all after an error."""
     dist.init_process_group(
         backend=backend_of(device),
-        timeout=collective_timeout(os.environ),
+        timeout=_PATIENCE,
         rank=place.rank,
         world_size=place.world_size,
         device_id=None if device.type == "cpu" else device,
     )
-    yield Gang(place, device)
+    yield Gang(place, device, step_timeout=step_timeout)
     dist.barrier()
     dist.destroy_process_group()
 
 
 class Gang:
-    """What the ranks say to each other beside gradients. Every call is made by all of them."""
+    """What the ranks say to each other beside gradients. Every call is made by all of them.
 
-    def __init__(self, place: Place, device: torch.device) -> None:
+    They wait for each other patiently until steps begin, and then for at most ``step_timeout``.
+    """
+
+    def __init__(self, place: Place, device: torch.device, *, step_timeout: timedelta) -> None:
         self.place = place
         self.device = device
+        self._step_timeout = step_timeout
+
+    def begin_steps(self) -> None:
+        """From now on a rank that keeps the others waiting for too long ends them all."""
+        _wait_at_most(self._step_timeout)
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Wait within the block, amid steps, as long as another rank's storage takes."""
+        _wait_at_most(_PATIENCE)
+        try:
+            yield
+        finally:
+            self.begin_steps()
 
     def sums(self, *numbers: float) -> list[float]:
         """Add numbers up over the ranks, in fp64."""
@@ -106,3 +131,10 @@ class Gang:
     def barrier(self) -> None:
         """Wait for every rank."""
         dist.barrier()
+
+
+def _wait_at_most(timeout: timedelta) -> None:
+    """Set how long collectives from here on wait, in the groups that DeepSpeed made, too."""
+    # Torch lists them nowhere else; DeepSpeed makes its own with torch's defaults.
+    for group in dist.distributed_c10d._world.pg_map:  # noqa: SLF001
+        dist.set_timeout(timeout, group)

@@ -138,7 +138,7 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path for path in paths if path != CHECKPOINT_MANIFEST)
 
 
-def digest_files(folder: Path, paths: Iterable[str]) -> list[FileDigest]:
+def digest_files(folder: Path, paths: Iterable[str]) -> Iterator[FileDigest]:
     """Size and SHA-256 of each file, in the order asked. Hashing runs beside the interpreter."""
 
     def digest(path: str) -> FileDigest:
@@ -147,7 +147,7 @@ def digest_files(folder: Path, paths: Iterable[str]) -> list[FileDigest]:
             return FileDigest(path=path, size=os.fstat(file.fileno()).st_size, sha256=sha256)
 
     with ThreadPoolExecutor(max_workers=4) as pool:
-        return list(pool.map(digest, paths))
+        yield from pool.map(digest, paths)
 
 
 def write_durably(path: Path, content: bytes) -> None:

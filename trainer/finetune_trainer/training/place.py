@@ -3,16 +3,14 @@
 The launcher makes them, the rank reads them.
 """
 
+import math
 import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 
 from finetune_api.run import Gang
 from finetune_trainer.environment import RankEnvironment
-
-_COLLECTIVE_MINUTES = 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +48,6 @@ class Place:
         return self.rank == 0
 
 
-def collective_timeout(environ: Mapping[str, str]) -> timedelta:
-    """How long a rank waits for the others; DeepSpeed's own variable, in minutes."""
-    return timedelta(minutes=int(environ.get("DEEPSPEED_TIMEOUT") or _COLLECTIVE_MINUTES))
-
-
 def variables(
     place: Place, environment: RankEnvironment, gang: Gang, inherited: Mapping[str, str]
 ) -> dict[str, str]:
@@ -70,7 +63,8 @@ def variables(
         # A rank's last words must not stay in a buffer when it is killed.
         "PYTHONUNBUFFERED": "1",
     }
-    made.setdefault("DEEPSPEED_TIMEOUT", str(_COLLECTIVE_MINUTES))
+    # In whole minutes.
+    made["DEEPSPEED_TIMEOUT"] = str(math.ceil(environment.collective_seconds / 60))
     made.setdefault("TOKENIZERS_PARALLELISM", "false")
     if gang.device == "cpu":
         # Left to themselves, ranks on one machine would each start a thread per core.

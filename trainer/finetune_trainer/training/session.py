@@ -5,6 +5,7 @@
 
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,7 @@ from finetune_trainer.training.place import Place
 from finetune_trainer.training.plan import Balance, StepPlan
 from finetune_trainer.training.resume import Resume, choose, clear_torn
 from finetune_trainer.training.rows import Collation, PreparedRows, StepStream
+from finetune_trainer.training.signs import SignsOfWork
 from finetune_trainer.training.stop import StopRequest
 from finetune_trainer.training.trainer import FineTuneTrainer, training_arguments
 
@@ -68,13 +70,17 @@ def train(
     if place.is_first:
         say = _also_for_tensorboard(say, environment)
     device = claim_device(run.gang.device, place)
-    with process_group(place, device) as gang:
+    step_timeout = timedelta(seconds=environment.collective_seconds)
+    with process_group(place, device, step_timeout=step_timeout) as gang:
         join_process_group(backend_of(device))
         report = read_prepare_report(environment.workspace)
-        store, resume = _open_checkpoints(environment, run, gang, report)
+        signs = SignsOfWork(say)
+        store, resume = _open_checkpoints(environment, run, gang, report, signs)
         if gang.any(stop.requested):
             return ExitCode.STOPPED
-        trainer, boundary = _assemble(environment, run, gang, report, store, resume, stop, say)
+        trainer, boundary = _assemble(
+            environment, run, gang, report, store, resume, stop, say, signs
+        )
         if gang.any(stop.requested):
             return ExitCode.STOPPED
         # A resumed attempt takes up each rank's own numbers instead, if there are as many ranks.
@@ -138,7 +144,7 @@ def read_prepare_report(workspace: Workspace) -> PrepareReport:
 
 
 def _open_checkpoints(
-    environment: RankEnvironment, run: Run, gang: Gang, report: PrepareReport
+    environment: RankEnvironment, run: Run, gang: Gang, report: PrepareReport, signs: SignsOfWork
 ) -> tuple[CheckpointStore, Resume | None]:
     """The store of this attempt, and where it goes on; rank 0 looks, for all see the same then."""
     identity = Identity(
@@ -150,6 +156,7 @@ def _open_checkpoints(
         environment.workspace,
         gang,
         identity,
+        signs,
         attempt=environment.attempt,
         keep=run.training.checkpoint_keep,
     )
@@ -171,6 +178,7 @@ def _assemble(
     resume: Resume | None,
     stop: StopRequest,
     say: Callable[[Event], None],
+    signs: SignsOfWork,
 ) -> tuple[FineTuneTrainer, Boundary]:
     training, place = run.training, gang.place
     prepared = environment.workspace.path(LAYOUT.prepared)
@@ -232,8 +240,10 @@ def _assemble(
         store=store,
         packed_fill=packed.plan.fill(range(min(steps, plan.steps_per_epoch))) if packed else None,
         say=say,
+        signs=signs,
         health=training.health,
         early_stopping=training.early_stopping,
+        grace_seconds=environment.grace_seconds,
     )
     boundary = Boundary(trainer, parts, resume)
     trainer.add_callback(boundary)

@@ -32,6 +32,7 @@ from finetune_trainer.training.rows import (
     model_inputs,
     scoring_batches,
 )
+from finetune_trainer.training.signs import SignsOfWork
 from finetune_trainer.training.stop import StopRequest
 
 _BATCHES_BETWEEN_LOOKS = 8
@@ -195,7 +196,9 @@ class FineTuneTrainer(Trainer):
         self._sums = StepSums.none(self._gang.device)
         return taken
 
-    def select_loss(self, rows: PreparedRows, stop: StopRequest) -> float | None:
+    def select_loss(
+        self, rows: PreparedRows, stop: StopRequest, signs: SignsOfWork
+    ) -> float | None:
         """Σ weight·loss / Σ weight over all ``rows``; None if a stop was agreed meanwhile.
 
         Each row is counted once.
@@ -215,8 +218,10 @@ class FineTuneTrainer(Trainer):
         try:
             with torch.no_grad():
                 for number, (batch, real) in enumerate(batches):
-                    if number % _BATCHES_BETWEEN_LOOKS == 0 and self._gang.any(stop.requested):
-                        return None
+                    if number % _BATCHES_BETWEEN_LOOKS == 0:
+                        if self._gang.any(stop.requested):
+                            return None
+                        signs.give()
                     losses, _ = self._row_losses(engine, self._prepare_inputs(batch))
                     total += losses[:real].double().sum()
         finally:

@@ -1,4 +1,7 @@
-"""A training gang that makes no step for too long holds devices for nothing: it is restarted."""
+"""A training gang that gets no further for too long holds devices for nothing: it is restarted.
+
+Steps are signs of work, and between them parts of a save on the disk and scored rows.
+"""
 
 from datetime import datetime, timedelta
 
@@ -19,7 +22,7 @@ def stall(situation: Situation) -> Finding | None:
     return Finding(
         verdict=Verdict.END_ATTEMPT,
         reason=FailureClass.STALLED,
-        message=f"No step since {last.isoformat(timespec='seconds')}.",
+        message=f"No step, saved bytes or scored rows since {last.isoformat(timespec='seconds')}.",
     )
 
 
@@ -33,6 +36,12 @@ def _last_work(situation: Situation) -> datetime | None:
     signs = [start for start in starts if start is not None]
     marks = marks_of(situation.observed, attempt)
     if marks is not None:
-        said = (marks.started_at, marks.first_step_at, marks.last_step_at, marks.checkpoint_at)
+        said = (
+            marks.started_at,
+            marks.first_step_at,
+            marks.last_step_at,
+            marks.checkpoint_at,
+            marks.working_at,
+        )
         signs += [parse_time(moment) for moment in said if moment is not None]
     return min(max(signs), situation.now)

@@ -42,6 +42,7 @@ def environment(job: FineTuneJob, action: CreateGang, trainer: TrainerSettings) 
         Env.TERMINATION_LOG: TERMINATION_LOG,
         Env.GRACE_SECONDS: str(job.spec.policy.grace_period_seconds),
         Env.REPORT_SECONDS: str(trainer.report_seconds),
+        Env.COLLECTIVE_SECONDS: str(job.spec.policy.collective_seconds),
         # The root file system is read-only, and libraries keep caches in the user's folder. They
         # also ask for the user's name, which no image knows of an arbitrary one.
         "HOME": SCRATCH,
