@@ -28,6 +28,10 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ResNetConfig,
+    ResNetModel,
+    ViTConfig,
+    ViTModel,
 )
 
 from finetune_api.datareport import ModelFacts
@@ -39,15 +43,19 @@ from finetune_api.training import Offload, Precision
 from finetune_trainer.data.prepare import prepare
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.models.facts import traced_model
+from finetune_trainer.models.processors import load_processor
 from finetune_trainer.models.step_trace import trace_step
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.place import Place, variables
+from harness.digits import write_digits, write_processor
 from harness.language import gpt2_tokenizer, llama_tokenizer
 from harness.processes import free_port
 from harness.tinymodel import tiny_tokenizer
 from harness.trainer import a_run, an_environment
 
 LENGTH = 128
+SIDE = 64
+"""Pixels on each side of an image."""
 MICRO_BATCH = 8
 STEPS = 3
 _MIB = 1 << 20
@@ -55,14 +63,26 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Model:
-    """A model of the table: its task, and how it is made."""
+    """A model of the table: its task, and what writes it with its processor."""
 
     name: str
     task: Task
-    make: Callable[[], tuple[PreTrainedModel, PreTrainedTokenizerBase]]
+    write: Callable[[Path], None]
+    adaptable: bool = True
 
 
-def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _saved(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None
+) -> None:
+    """Write a model with its tokenizer, or with a processor of images."""
+    model.save_pretrained(folder)
+    if tokenizer is None:
+        write_processor(folder, size={"height": SIDE, "width": SIDE})
+    else:
+        tokenizer.save_pretrained(folder)
+
+
+def _bert(folder: Path) -> None:
     tokenizer = tiny_tokenizer()
     config = BertConfig(
         vocab_size=8192,
@@ -73,15 +93,15 @@ def _bert() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         max_position_embeddings=LENGTH,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return BertModel(config), tokenizer
+    _saved(folder, BertModel(config), tokenizer)
 
 
-def _gpt2() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _gpt2(folder: Path) -> None:
     config = GPT2Config(vocab_size=8192, n_positions=LENGTH, n_embd=256, n_layer=6, n_head=4)
-    return GPT2LMHeadModel(config), gpt2_tokenizer()
+    _saved(folder, GPT2LMHeadModel(config), gpt2_tokenizer())
 
 
-def _llama() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _llama(folder: Path) -> None:
     config = LlamaConfig(
         vocab_size=8192,
         hidden_size=256,
@@ -91,13 +111,34 @@ def _llama() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         num_key_value_heads=2,
         max_position_embeddings=LENGTH,
     )
-    return LlamaForCausalLM(config), llama_tokenizer()
+    _saved(folder, LlamaForCausalLM(config), llama_tokenizer())
+
+
+def _resnet(folder: Path) -> None:
+    config = ResNetConfig(
+        embedding_size=32, hidden_sizes=[64, 128, 256], depths=[2, 2, 2], layer_type="basic"
+    )
+    _saved(folder, ResNetModel(config))
+
+
+def _vit(folder: Path) -> None:
+    config = ViTConfig(
+        image_size=SIDE,
+        patch_size=8,
+        hidden_size=256,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        intermediate_size=1024,
+    )
+    _saved(folder, ViTModel(config, add_pooling_layer=False))
 
 
 MODELS = (
     Model("BERT", Task.TEXT_CLASSIFICATION, _bert),
     Model("GPT-2", Task.CAUSAL_LM, _gpt2),
     Model("Llama", Task.CAUSAL_LM, _llama),
+    Model("ResNet", Task.IMAGE_CLASSIFICATION, _resnet, adaptable=False),
+    Model("ViT", Task.IMAGE_CLASSIFICATION, _vit),
 )
 
 
@@ -126,28 +167,37 @@ def cases() -> Iterator[Case]:
     """Every model × method × stage × number of ranks, and the other settings once each."""
     plain = (Precision.FP32, False)
     for model, lora, stage, ranks in itertools.product(MODELS, (False, True), (0, 1, 2, 3), (1, 2)):
+        if lora and not model.adaptable:
+            continue
         yield Case(model, lora, stage, ranks, *plain)
     for model in MODELS:
         yield Case(model, False, 2, 2, Precision.BF16, False)
         yield Case(model, False, 2, 2, Precision.FP32, True)
 
 
-def prepared(model: Model, folder: Path, *, lora: bool) -> tuple[Run, ModelFacts]:
-    """Write model and rows, and do the prepare step."""
-    made, tokenizer = model.make()
-    made.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+def _write_texts(folder: Path) -> None:
+    """Rows of one file, each longer than a model reads."""
+    folder.mkdir()
     words = " ".join(["the film story actor"] * LENGTH)
     rows = [{"text": f"{words} {number}", "label": "ab"[number % 2]} for number in range(120)]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def prepared(model: Model, folder: Path, *, lora: bool) -> tuple[Run, ModelFacts]:
+    """Write model and rows, and do the prepare step."""
+    model.write(folder / "model")
+    dataset: dict[str, Any] = {"train": "rows"}
     language = model.task is Task.CAUSAL_LM
-    dataset: dict[str, Any] = {"train": "rows.jsonl"}
+    if model.task is Task.IMAGE_CLASSIFICATION:
+        write_digits(folder / "rows", 400)
+    else:
+        _write_texts(folder / "rows")
     if language:
         dataset |= {"columns": {"text": "text"}}
     training: dict[str, Any] = {
         "epochs": None,
         "max_steps": STEPS,
-        "max_length": LENGTH,
+        "max_length": None if model.task is Task.IMAGE_CLASSIFICATION else LENGTH,
         "dropout": None,
         "checkpoint_every_steps": 1000,
     }
@@ -206,8 +256,10 @@ def estimated(case: Case, run: Run, folder: Path, facts: ModelFacts) -> int:
     It is traced as a CPU computes it, whose dropout and attention keep more than a GPU's.
     """
     head = FORMS[run.task].head
+    model = folder / "model"
+    processor = load_processor(model, "model", head)
     traced = traced_model(
-        folder / "model", "model", head, facts.classes, run.training, run.model.adaptation
+        model, "model", head, facts.classes, run.training, run.model.adaptation, processor
     )
     element = ELEMENT[case.precision]
     trace = trace_step(replace(traced, fused=False), element=element, recomputed=case.checkpointing)
@@ -219,7 +271,7 @@ def estimated(case: Case, run: Run, folder: Path, facts: ModelFacts) -> int:
             world_size=case.ranks,
             precision=case.precision,
             micro_batch_size=MICRO_BATCH,
-            sequence_length=LENGTH,
+            sequence_length=LENGTH if facts.image is None else 1,
             activation_checkpointing=case.checkpointing,
             offload=Offload.NONE,
         ),
