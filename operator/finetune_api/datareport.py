@@ -18,6 +18,8 @@ class CountedReason(Contract):
     """Rows that it touched."""
     dropped: bool
     """Whether it took them out."""
+    unchanged: bool = False
+    """Whether it only counted them."""
     examples: Annotated[
         tuple[ShortText, ...], Field(max_length=10, description="Row ids, never their text.")
     ] = ()

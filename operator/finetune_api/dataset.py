@@ -132,6 +132,16 @@ class Cleaning(Contract):
     deduplicate: Annotated[
         bool, Field(description="Keep one of the rows that have the same input and the same label.")
     ] = True
+    near_duplicates: Annotated[
+        Literal["report", "drop", "ignore"] | None,
+        Field(
+            description="What happens to texts that share at least 0.7 of their runs of three "
+            "words with another one (one word changed in fifteen; recipe: report). report: those "
+            "that train or select and are near one of the test rows are taken out as leaks, and "
+            "so are those that train and are near one that selects; others are counted. drop: of "
+            "those with the same label one is kept as well. ignore: they are not looked for."
+        ),
+    ] = None
     conflicts: Annotated[
         Literal["drop", "keep"],
         Field(

@@ -140,8 +140,44 @@ def test_a_test_set_of_its_own_stays_whole_and_its_rows_leave_training(place: Pa
     left = {row["row_id"] for role in ("train", "select") for row in rows[role]}
     assert left == set(sources_of(place)) - {row["id"] for row in own}
     leaks = [one for one in report.data.cleaning if one.step.startswith("leaks")]
-    assert [(one.rows, one.dropped) for one in leaks] == [(50, True)]
+    assert [(one.rows, one.dropped) for one in leaks] == [(50, True), (0, True)]
     assert report.data.read_rows == 450
+
+
+@pytest.mark.parametrize(("said", "left"), [(None, 0), ("ignore", 30)])
+def test_rows_that_nearly_stand_in_the_test_set_leave_training(
+    place: Path, said: str | None, left: int
+) -> None:
+    sources = list(sources_of(place).values())
+    texts = [" ".join(one["text"] for one in sources[at : at + 4]) for at in range(0, 120, 4)]
+    files = {
+        "test.jsonl": [
+            {"id": f"t{number}", "text": text, "label": "positive"}
+            for number, text in enumerate(texts)
+        ],
+        "rows.jsonl": [
+            *sources,
+            *(
+                {"id": f"n{number}", "text": f"{text} Indeed.", "label": "negative"}
+                for number, text in enumerate(texts)
+            ),
+        ],
+    }
+    for name, written in files.items():
+        lines = "".join(json.dumps(row) + "\n" for row in written)
+        (place / "manifest" / name).write_text(lines, encoding="utf-8")
+    cleaning = {} if said is None else {"nearDuplicates": said}
+    environment, report = prepared(place, train="rows.jsonl", test="test.jsonl", cleaning=cleaning)
+    rows = rows_of(environment)
+    assert [row["row_id"] for row in rows["test"]] == [f"t{number}" for number in range(30)]
+    learned = {row["row_id"] for role in ("train", "select") for row in rows[role]}
+    assert len(learned & {f"n{number}" for number in range(30)}) == left
+    counted = {one.step: one for one in report.data.cleaning}
+    if said is None:
+        assert counted["leaks: near duplicate in another role"].rows == 30
+        assert counted["near duplicates, kept"].unchanged
+    else:
+        assert not [step for step in counted if "near" in step]
 
 
 def test_long_rows_are_cut_with_their_special_tokens_and_counted(place: Path) -> None:

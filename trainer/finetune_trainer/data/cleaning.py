@@ -16,7 +16,8 @@ from typing import Any
 from finetune_api.datareport import CountedReason
 from finetune_api.dataset import Cleaning
 from finetune_trainer.data.form import AnyCleanRow, AnyForm, AnyRow
-from finetune_trainer.data.rows import CleanRow, input_key
+from finetune_trainer.data.likeness import shingles
+from finetune_trainer.data.rows import CleanRow, input_key, normalize
 from finetune_trainer.errors import DataError
 
 EXAMPLES = 10
@@ -36,10 +37,13 @@ CONTROL = "control characters"
 UNICODE = "Unicode form"
 TOO_SHORT = "too short"
 DUPLICATE = "exact duplicates"
+NEAR_DUPLICATE = "near duplicates"
+NEAR_COPY = "near duplicates, kept"
 CONFLICT = "conflicting labels"
 SAMPLED = "beyond the limit"
 LEAK = "leaks: input in another role"
 GROUP_LEAK = "leaks: group in the test set"
+NEAR_LEAK = "leaks: near duplicate in another role"
 CROSSING = "answers cut out of a token"
 TOO_LONG = "longer than training.maxLength"
 ANSWER_CUT = "answers cut at training.maxLength"
@@ -64,15 +68,20 @@ DROPPING = frozenset(
         NO_TEXT,
         TOO_SHORT,
         DUPLICATE,
+        NEAR_DUPLICATE,
         CONFLICT,
         SAMPLED,
         LEAK,
         GROUP_LEAK,
+        NEAR_LEAK,
         TOO_LONG,
         NOT_LEARNED,
         *IMAGE_FAULTS,
     }
 )
+
+COUNTED = frozenset({NEAR_COPY})
+"""What is counted of rows that stay as they are."""
 
 _WAYS_OUT = {
     NO_LABEL: "fill dataset.columns.label in",
@@ -123,6 +132,7 @@ class Counts:
                 step=f"{prefix}{step}",
                 rows=rows,
                 dropped=step in DROPPING,
+                unchanged=step in COUNTED,
                 examples=tuple(self.examples[step]),
             )
             for step, rows in self.rows.items()
@@ -186,6 +196,7 @@ def _clean_each(
     form: AnyForm,
 ) -> Iterator[AnyCleanRow]:
     dropped_labels = frozenset(rules.drop_labels)
+    compares = form.holds_text and rules.near_duplicates != "ignore"
     for row in rows:
         counts.read += 1
         target = None if row.target is None else form.mended(row.target)
@@ -214,6 +225,7 @@ def _clean_each(
             group=row.group,
             key=input_key(text),
             groups=row.groups,
+            shingles=shingles(normalize(text)) if compares else b"",
         )
 
 

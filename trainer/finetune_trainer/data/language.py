@@ -35,7 +35,7 @@ from finetune_trainer.data.examples import (
 )
 from finetune_trainer.data.rendered_rows import MOST_ROWS, rendered_text
 from finetune_trainer.data.rendering import Rendered, Renderer
-from finetune_trainer.data.rows import CleanRow
+from finetune_trainer.data.rows import CleanRow, input_key
 from finetune_trainer.data.values import Values
 from finetune_trainer.errors import DataError
 from finetune_trainer.models.generation import read_settings, stop_ids
@@ -193,8 +193,16 @@ class LanguageRendering:
 
 
 def _with_tokens(row: CleanRow[Example, str], made: TokenRow) -> CleanRow[TokenRow, str]:
-    """The row as it was read, but for its answer: that was for finding copies of it."""
-    return CleanRow(id=row.id, input=made, target="", classes=(), group=row.group, key=row.key)
+    """The row as it was read, with a key for its answer: that is for finding copies of it."""
+    return CleanRow(
+        id=row.id,
+        input=made,
+        target=input_key(row.target).hex(),
+        classes=(),
+        group=row.group,
+        key=row.key,
+        shingles=row.shingles,
+    )
 
 
 def _check_dropped(rows: int, kept: int, counts: Counts, most: int) -> None:

@@ -35,7 +35,8 @@ class Row(Generic[I, T]):
 class CleanRow(Generic[I, T]):
     """A row that survived cleaning.
 
-    ``key`` is of its normalized input, ``classes`` are those that it is counted in.
+    ``key`` is of its normalized input, ``classes`` are those that it is counted in. ``shingles``
+    are what near copies are known by, and empty where none are looked for.
     """
 
     id: str
@@ -45,6 +46,7 @@ class CleanRow(Generic[I, T]):
     group: str | None
     key: bytes
     groups: tuple[str, ...] = ()
+    shingles: bytes = b""
 
     @property
     def unit(self) -> bytes:

@@ -76,7 +76,7 @@ def _cleaning(report: DataReport) -> tuple[CleaningStep, ...]:
         steps.append(
             CleaningStep(
                 reason.step,
-                "dropped" if reason.dropped else "changed",
+                "dropped" if reason.dropped else "counted" if reason.unchanged else "changed",
                 figures.count(reason.rows),
                 figures.count(left),
                 ", ".join(reason.examples) + ("…" if reason.rows > len(reason.examples) else ""),

@@ -1,0 +1,47 @@
+"""What becomes of rows that are nearly the same as another one. Used by ``reading``.
+
+Roles are given before, by the hash of each input alone, and no near copy moves: one that would let
+a stricter role's row be learned from is taken out instead. So rows that are added later still move
+nobody, and a test set that came by itself is held to the same.
+"""
+
+from collections.abc import Mapping
+
+from finetune_trainer.data.cleaning import NEAR_COPY, NEAR_DUPLICATE, NEAR_LEAK, Counts
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.data.likeness import earlier_copies
+from finetune_trainer.data.splitting import Role, Roles
+
+_STRICTEST_FIRST = (Role.TEST, Role.SELECT, Role.TRAIN)
+
+
+def without_near_copies(roles: Roles, counts: Mapping[Role, Counts], *, drop: bool) -> Roles:
+    """Take rows out that are near copies of a row in a stricter role; test rows have the strictest.
+
+    Within a role they are counted; with ``drop`` only the first of those with the same target is
+    kept. ``counts`` are those of the source that a role's rows came from.
+    """
+    within = NEAR_DUPLICATE if drop else NEAR_COPY
+    for of_source in counts.values():
+        of_source.open(within)
+    counts[Role.TRAIN].open(NEAR_LEAK)
+    of_role = dict(roles.items())
+    rows = [(role, row) for role in _STRICTEST_FIRST for row in of_role[role]]
+    copies = earlier_copies([row.shingles for _, row in rows])
+    kept: dict[Role, list[AnyCleanRow]] = {role: [] for role in Role}
+    gone: set[int] = set()
+    for place, (role, row) in enumerate(rows):
+        near = [rows[earlier] for earlier in copies.get(place, ()) if earlier not in gone]
+        if any(other is not role for other, _ in near):
+            counts[role].note(NEAR_LEAK, row.id)
+            gone.add(place)
+            continue
+        if any(not drop or other.target == row.target for _, other in near):
+            counts[role].note(within, row.id)
+            if drop:
+                gone.add(place)
+                continue
+        kept[role].append(row)
+    return Roles(
+        train=tuple(kept[Role.TRAIN]), select=tuple(kept[Role.SELECT]), test=tuple(kept[Role.TEST])
+    )
