@@ -75,6 +75,38 @@ class TokenStatistics(Contract):
     ] = None
 
 
+class TextVariety(Contract):
+    """How much there is to learn from in the words of the training rows, before they are cut.
+
+    Of a prompt and its completion, and of a chat, the words of what is asked.
+    """
+
+    words: Count
+    """All words."""
+    distinct_words: Count
+    """Words that differ by more than their case."""
+    lexical_diversity: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=1,
+            description="The mean share of different words in a random sample of 42 of them "
+            "(HD-D, McCarthy and Jarvis 2007, over 42). Unset with fewer words than that.",
+        ),
+    ] = None
+    effective_rows: Annotated[
+        float | None,
+        Field(
+            ge=1,
+            description="How many rows without near copies would be as many kinds of row: the "
+            "exponential of the entropy of the families' shares, a near copy being of the "
+            "family of the first row that it is one of (Hill number of order 1, Hill 1973; the "
+            "Vendi score of a likeness of 1 within families and 0 between them). Unset where near "
+            "duplicates were not looked for.",
+        ),
+    ] = None
+
+
 class RoleCounts(Contract):
     """How many there are in each role."""
 
@@ -142,6 +174,7 @@ class DataReport(Contract):
         TargetStatistics | None, Field(description="Set where the target is a number.")
     ] = None
     tokens: TokenStatistics | None = None
+    texts: Annotated[TextVariety | None, Field(description="Set where rows are texts.")] = None
     unread_words: Annotated[
         RoleCounts | None,
         Field(

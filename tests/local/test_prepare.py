@@ -83,6 +83,11 @@ def test_every_kept_row_is_in_one_role_with_its_own_tokens_and_label(place: Path
             assert report.labels[row["label"]] == source["label"]
             assert row["group"] is None
     assert report.data.read_rows == report.data.kept_rows == 400
+    texts = report.data.texts
+    assert texts is not None
+    words = [sources[row["row_id"]]["text"].split() for row in rows["train"]]
+    assert (texts.words, texts.distinct_words) == (sum(map(len, words)), len(set().union(*words)))
+    assert texts.effective_rows == pytest.approx(len(rows["train"]))
     counted = (report.data.train_rows, report.data.select_rows, report.data.test_rows)
     assert counted == tuple(len(of_role) for of_role in rows.values())
 

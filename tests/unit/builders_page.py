@@ -52,11 +52,24 @@ def prepared() -> PrepareReport:
             {"step": "no text", "rows": 0, "dropped": True},
             {"step": "markup", "rows": 4, "dropped": False, "examples": ["1", "2", "3", "4"]},
             {"step": "exact duplicates", "rows": 15, "dropped": True, "examples": ["88"]},
+            {
+                "step": "near duplicates, kept",
+                "rows": 9,
+                "dropped": False,
+                "unchanged": True,
+                "examples": ["512"],
+            },
         ],
         "classes": [
             {"label": "negative", "train": 3801, "select": 424, "test": 1091},
             {"label": "positive", "train": 3711, "select": 433, "test": 1093},
         ],
+        "texts": {
+            "words": 158120,
+            "distinctWords": 14907,
+            "lexicalDiversity": 0.8725,
+            "effectiveRows": 7498.6,
+        },
         "tokens": {
             "sum": 199817,
             "min": 3,

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.dataset import Cleaning, Dataset, Split
-from finetune_trainer.data.cleaning import NEAR_COPY, NEAR_DUPLICATE, NEAR_LEAK, Counts, clean
-from finetune_trainer.data.likeness import THRESHOLD, earlier_copies, shingles
+from finetune_api.dataset import Dataset, Split
+from finetune_trainer.data.cleaning import NEAR_COPY, NEAR_DUPLICATE, NEAR_LEAK, Counts
+from finetune_trainer.data.likeness import THRESHOLD, _shingles, earlier_copies, word_codes
 from finetune_trainer.data.near_copies import without_near_copies
-from finetune_trainer.data.rows import CleanRow, Row, input_key, normalize
+from finetune_trainer.data.rows import CleanRow, input_key, normalize
 from finetune_trainer.data.splitting import Role, Roles, split
-from finetune_trainer.data.texts import ClassRows
 
 WORDS = [f"{first}{second}" for first in "bcdfghklmnprst" for second in ("at", "ill", "one", "up")]
 
@@ -32,7 +31,7 @@ def edited(text: str, place: int, word: str = "changed") -> str:
 
 
 def copies(*texts: str) -> dict[int, list[int]]:
-    return dict(earlier_copies([shingles(normalize(text)) for text in texts]))
+    return dict(earlier_copies([word_codes(normalize(text)) for text in texts]))
 
 
 def similarity(one: str, other: str) -> float:
@@ -52,7 +51,7 @@ def a_row(row_id: str, text: str, label: str = "a") -> CleanRow[str, str]:
         classes=(label,),
         group=None,
         key=input_key(text),
-        shingles=shingles(normalize(text)),
+        words=word_codes(normalize(text)),
     )
 
 
@@ -64,11 +63,13 @@ def kept(
     drop: bool = False,
 ) -> tuple[list[str], Counts]:
     counts = Counts()
-    roles = without_near_copies(
+    apart = without_near_copies(
         Roles(train=tuple(train), select=tuple(select), test=tuple(test)),
         dict.fromkeys(Role, counts),
         drop=drop,
     )
+    assert sum(apart.families) == len(apart.roles.train)
+    roles = apart.roles
     return [row.id for role in (roles.test, roles.select, roles.train) for row in role], counts
 
 
@@ -141,11 +142,14 @@ def test_a_family_of_thousands_of_copies_is_found_in_full() -> None:
     assert all(of_text[0] == 0 for of_text in found.values())
 
 
-def test_shingles_are_the_same_in_every_process_and_release() -> None:
+def test_what_is_compared_is_the_same_in_every_process_and_release() -> None:
     # Pinned: a new release must not take out rows of data that it let through before.
-    assert shingles("one two three").hex() == (
-        "dcbdd808728ffe1947ef2cdf7def9838a2b6f9ee059416888af14c7bf8968b8e56e2823e06b102eb"
-    )
+    assert word_codes("it's fine") == bytes.fromhex("35778ea2e65a08770bcf0e1b9354a9be")
+    assert _shingles(word_codes("one")).tolist() == [
+        310333709222390649,
+        10271469369113244042,
+        17500591379359901117,
+    ]
 
 
 def test_near_copies_of_stricter_roles_are_taken_out_whatever_their_label() -> None:
@@ -181,6 +185,21 @@ def test_drop_keeps_the_first_of_those_with_the_same_label() -> None:
     assert counts.rows == {NEAR_DUPLICATE: 1, NEAR_LEAK: 0}
 
 
+def test_a_near_copy_is_of_the_family_of_the_row_that_it_is_one_of() -> None:
+    text, apart = a_text(1), a_text(2)
+    chained = [
+        text,
+        edited(text, 4),
+        edited(edited(text, 4), 9),
+        edited(edited(edited(text, 4), 9), 14),
+    ]
+    held = a_text(3)
+    rows = [a_row(one, one) for one in (*chained, apart, edited(held, 3))]
+    roles = Roles(train=tuple(rows), select=(), test=(a_row("test", held),))
+    found = without_near_copies(roles, dict.fromkeys(Role, Counts()), drop=False)
+    assert sorted(found.families) == [1, 4]
+
+
 POOL = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 19)), min_size=1, max_size=30)
 
 
@@ -194,7 +213,8 @@ def test_rows_added_later_move_no_test_row_and_no_copy_straddles(
         rows = [a_row(text, text) for text in texts]
         counts = Counts()
         roles = split(rows, Split(test=30, seed=seed), None)
-        return without_near_copies(roles, dict.fromkeys(Role, counts), drop=drop), counts
+        apart = without_near_copies(roles, dict.fromkeys(Role, counts), drop=drop)
+        return apart.roles, counts
 
     first, counts = assigned(before)
     assert len(set(before)) == sum(len(of) for _, of in first.items()) + counts.dropped
@@ -204,14 +224,6 @@ def test_rows_added_later_move_no_test_row_and_no_copy_straddles(
         for row in getattr(second, role):
             for rival in getattr(second, other):
                 assert similarity(row.id, rival.id) < THRESHOLD
-
-
-def test_they_are_not_looked_for_where_that_is_said() -> None:
-    row = Row(id="1", input=a_text(1), target="a", group=None, place="rows.csv: row 1")
-    for said, found in ((None, True), ("drop", True), ("ignore", False)):
-        rules = Cleaning.model_validate({"nearDuplicates": said})
-        (made,) = clean([row], rules, (), Counts(), ClassRows())
-        assert bool(made.shingles) is found
 
 
 def test_what_was_prepared_by_a_release_that_did_not_look_for_them_is_served_on() -> None:

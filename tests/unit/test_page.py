@@ -341,6 +341,10 @@ def test_what_became_of_the_rows_is_the_reports() -> None:
     assert "dropped label 37 dropped 10,568 17, 203…" in text
     assert "markup 4 changed 10,568 1, 2, 3, 4" in text
     assert "exact duplicates 15 dropped 10,553" in text
+    assert "near duplicates, kept 9 counted 10,553 512" in text
+    assert "Words 158,120, 14,907 of them different" in text
+    assert "Different words among 42 at random 36.6" in text
+    assert "Effective number of rows 7,498.6 of 7,512" in text
     assert "negative 3,801 424 1,091 5,316" in text
     assert "All 7,512 857 2,184 10,553" in text
     for words in ("199,817", "Median 25", "Mean 26.6", "48.0", "3 (such as 4411, 5120, 9006)"):

@@ -16,7 +16,7 @@ from typing import Any
 from finetune_api.datareport import CountedReason
 from finetune_api.dataset import Cleaning
 from finetune_trainer.data.form import AnyCleanRow, AnyForm, AnyRow
-from finetune_trainer.data.likeness import shingles
+from finetune_trainer.data.likeness import word_codes
 from finetune_trainer.data.rows import CleanRow, input_key, normalize
 from finetune_trainer.errors import DataError
 
@@ -196,7 +196,6 @@ def _clean_each(
     form: AnyForm,
 ) -> Iterator[AnyCleanRow]:
     dropped_labels = frozenset(rules.drop_labels)
-    compares = form.holds_text and rules.near_duplicates != "ignore"
     for row in rows:
         counts.read += 1
         target = None if row.target is None else form.mended(row.target)
@@ -225,7 +224,7 @@ def _clean_each(
             group=row.group,
             key=input_key(text),
             groups=row.groups,
-            shingles=shingles(normalize(text)) if compares else b"",
+            words=word_codes(normalize(form.prose_of(given))),
         )
 
 

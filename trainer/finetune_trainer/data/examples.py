@@ -27,6 +27,11 @@ class TextExample:
         return self.text
 
     @property
+    def prose(self) -> str:
+        """The text itself."""
+        return self.text
+
+    @property
     def answer(self) -> str:
         """What is learned beside the question."""
         return ""
@@ -52,6 +57,11 @@ class PromptExample:
     @property
     def question(self) -> str:
         """What the row's role depends on."""
+        return self.prompt
+
+    @property
+    def prose(self) -> str:
+        """The prompt."""
         return self.prompt
 
     @property
@@ -82,6 +92,12 @@ class ChatExample:
         """Tools and all that others than the assistant say, as JSON; if nobody does, all of it."""
         said = [message.content for message in self.messages if not message.is_answer]
         return _json([self.tools, *(said or [message.content for message in self.messages])])
+
+    @property
+    def prose(self) -> str:
+        """What others than the assistant say; if nobody does, what it says."""
+        said = [message.text for message in self.messages if not message.is_answer]
+        return "\n".join(said or [message.text for message in self.messages])
 
     @property
     def answer(self) -> str:

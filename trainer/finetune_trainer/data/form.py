@@ -64,6 +64,9 @@ class RowForm(Protocol[I, T]):
     def text_of(self, given: I) -> str:
         """What inputs are compared and searched for leaks by: all of its text, where it is one."""
 
+    def prose_of(self, given: I) -> str:
+        """The words that people would read of it: those near copies are known by."""
+
     def with_texts(self, given: I, change: Callable[[str], str]) -> I:
         """The input with each of its texts changed."""
 

@@ -92,6 +92,10 @@ class ExampleRows:
         """What is asked, or the whole of a text."""
         return given.question
 
+    def prose_of(self, given: Example) -> str:
+        """What is asked, or the whole of a text."""
+        return given.prose
+
     def with_texts(self, given: Example, change: Callable[[str], str]) -> Example:
         """The example with each of its texts changed."""
         return with_texts(given, change)
@@ -201,7 +205,7 @@ def _with_tokens(row: CleanRow[Example, str], made: TokenRow) -> CleanRow[TokenR
         classes=(),
         group=row.group,
         key=row.key,
-        shingles=row.shingles,
+        words=row.words,
     )
 
 

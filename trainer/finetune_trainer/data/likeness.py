@@ -1,11 +1,11 @@
 """Which texts are nearly the same: by the runs of three words that they share.
 
-Used by ``cleaning`` and ``near_copies``. A text's *shingles* are its distinct runs of three words
-(Broder 1997, "On the resemblance and containment of documents"), and two texts are near copies if
-at least ``THRESHOLD`` of all shingles of both are in both (the Jaccard similarity): that is one
-word changed in fifteen. Pairs that may be are found by MinHash in bands (Leskovec, Rajaraman and
-Ullman, "Mining of Massive Datasets", chapter 3), and each is then counted exactly, so that none is
-called a near copy by chance. Nothing depends on the process or the machine.
+Used by ``cleaning``, ``near_copies`` and ``variety``. A text's *shingles* are its distinct runs of
+three words (Broder 1997, "On the resemblance and containment of documents"), and two texts are near
+copies if at least ``THRESHOLD`` of all shingles of both are in both (the Jaccard similarity): that
+is one word changed in fifteen. Pairs that may be are found by MinHash in bands (Leskovec, Rajaraman
+and Ullman, "Mining of Massive Datasets", chapter 3), and each is then counted exactly, so that none
+is called a near copy by chance. Nothing depends on the process or the machine.
 """
 
 import re
@@ -32,7 +32,6 @@ MOST_COMPARED = 16
 band by the thousand is alike, or else hardly worth the square of its number."""
 
 _RUN = 3
-_EDGE = 0
 # Scripts that set no space between words: each character is taken for one.
 _UNSPACED = (
     r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -49,31 +48,47 @@ _PLACES = _RANDOM.randint(0, 1 << 62, _RUN, dtype=np.uint64) * 2 + 1
 Hashes = npt.NDArray[np.uint64]
 
 
-def words(text: str) -> list[str]:
-    """Words, and every other character that is no white space, in their order."""
-    return _WORD.findall(text)
+def word_codes(text: str) -> bytes:
+    """A 4-byte code of each word of a normalized text, and of every other character but spaces.
+
+    Codes of words are odd. Two words in four billion have the same one.
+    """
+    codes = [
+        zlib.crc32(one.encode("utf-8", "surrogatepass")) | 1
+        if one[0].isalnum()
+        else zlib.crc32(one.encode("utf-8", "surrogatepass")) & ~1
+        for one in _WORD.findall(text)
+    ]
+    return np.asarray(codes, dtype=np.uint32).tobytes()
 
 
-def shingles(text: str) -> bytes:
-    """The distinct runs of three words of a normalized text, as sorted 8-byte hashes.
+def codes_of_words(codes: bytes) -> npt.NDArray[np.uint32]:
+    """Those of the codes that are of words."""
+    every: npt.NDArray[np.uint32] = np.frombuffer(codes, dtype=np.uint32)
+    return np.compress(every % 2 == 1, every)
+
+
+def _shingles(words: bytes) -> Hashes:
+    """The distinct runs of three words, as sorted hashes.
 
     Ends count as words, so that a change there weighs as much as one in the middle.
     """
-    codes = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in words(text)]
-    if not codes:
-        return b""
-    padded = np.asarray([_EDGE, _EDGE, *codes, _EDGE, _EDGE], dtype=np.uint64)
+    codes = np.frombuffer(words, dtype=np.uint32)
+    padded = np.zeros(len(codes) + 2 * (_RUN - 1), dtype=np.uint64)
+    padded[_RUN - 1 : len(padded) - _RUN + 1] = codes
     count = len(padded) - _RUN + 1
-    runs = sum(padded[place : place + count] * _PLACES[place] for place in range(_RUN))
-    return np.unique(_mixed(np.asarray(runs, dtype=np.uint64))).tobytes()
+    runs = np.zeros(count, dtype=np.uint64)
+    for place, factor in enumerate(_PLACES):
+        runs += padded[place : place + count] * factor
+    return np.unique(_mixed(runs))
 
 
 def earlier_copies(texts: Sequence[bytes]) -> Mapping[int, list[int]]:
     """By the place of each near copy those of the earlier texts that it is one of, ascending.
 
-    ``texts`` are their shingles; of many earlier ones the first are named.
+    ``texts`` are the codes of their words; of many earlier ones the first are named.
     """
-    sets = _Shingles(texts)
+    sets = _Counted(texts)
     found: dict[int, list[int]] = {}
     for later, earlier in _candidates(sets):
         known = found.get(later, [])
@@ -91,7 +106,7 @@ def _mixed(values: Hashes) -> Hashes:
     return values ^ (values >> np.uint64(31))
 
 
-class _Shingles:
+class _Counted:
     """The shingles of all texts, without those that are form."""
 
     def __init__(self, texts: Sequence[bytes]) -> None:
@@ -99,7 +114,7 @@ class _Shingles:
         # A count too high by a shared bucket does no harm: it is a few texts, not a fifth of them.
         texts_with = np.zeros(_BUCKETS, dtype=np.int32)
         for text in texts:
-            texts_with[_bucket(np.frombuffer(text, dtype=np.uint64))] += 1
+            texts_with[_bucket(_shingles(text))] += 1
         self._is_form = texts_with > max(FEWEST_OF_FORM, FORM_SHARE * len(texts))
         self._as_set = lru_cache(maxsize=4096)(lambda place: frozenset(self.of(place).tolist()))
 
@@ -108,7 +123,7 @@ class _Shingles:
 
     def of(self, place: int) -> Hashes:
         """Those of one text that count."""
-        every = np.frombuffer(self._texts[place], dtype=np.uint64)
+        every = _shingles(self._texts[place])
         return every[~self._is_form[_bucket(every)]]
 
     def similarity(self, one: int, other: int) -> float:
@@ -122,7 +137,7 @@ def _bucket(hashes: Hashes) -> npt.NDArray[np.int64]:
     return (hashes >> np.uint64(42)).astype(np.int64)
 
 
-def _candidates(sets: _Shingles) -> Iterator[tuple[int, int]]:
+def _candidates(sets: _Counted) -> Iterator[tuple[int, int]]:
     """Pairs of texts that share a band, the later one first; a pair may come several times."""
     places, bands = _banded(sets)
     for band in range(BANDS):
@@ -136,7 +151,7 @@ def _candidates(sets: _Shingles) -> Iterator[tuple[int, int]]:
                 yield from ((later, earlier) for earlier in members[: min(number, MOST_COMPARED)])
 
 
-def _banded(sets: _Shingles) -> tuple[npt.NDArray[np.int64], Hashes]:
+def _banded(sets: _Counted) -> tuple[npt.NDArray[np.int64], Hashes]:
     """The places of texts that are long enough, and a key for each of their bands."""
     places: list[int] = []
     keys = [np.empty((0, BANDS), dtype=np.uint64)]

@@ -5,7 +5,9 @@ a stricter role's row be learned from is taken out instead. So rows that are add
 nobody, and a test set that came by itself is held to the same.
 """
 
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from finetune_trainer.data.cleaning import NEAR_COPY, NEAR_DUPLICATE, NEAR_LEAK, Counts
 from finetune_trainer.data.form import AnyCleanRow
@@ -15,7 +17,18 @@ from finetune_trainer.data.splitting import Role, Roles
 _STRICTEST_FIRST = (Role.TEST, Role.SELECT, Role.TRAIN)
 
 
-def without_near_copies(roles: Roles, counts: Mapping[Role, Counts], *, drop: bool) -> Roles:
+@dataclass(frozen=True)
+class Apart:
+    """The rows that are left, and how many of the training rows are near copies of each other.
+
+    ``families`` are the sizes of families of training rows; a row without copies is one by itself.
+    """
+
+    roles: Roles
+    families: tuple[int, ...]
+
+
+def without_near_copies(roles: Roles, counts: Mapping[Role, Counts], *, drop: bool) -> Apart:
     """Take rows out that are near copies of a row in a stricter role; test rows have the strictest.
 
     Within a role they are counted; with ``drop`` only the first of those with the same target is
@@ -27,21 +40,31 @@ def without_near_copies(roles: Roles, counts: Mapping[Role, Counts], *, drop: bo
     counts[Role.TRAIN].open(NEAR_LEAK)
     of_role = dict(roles.items())
     rows = [(role, row) for role in _STRICTEST_FIRST for row in of_role[role]]
-    copies = earlier_copies([row.shingles for _, row in rows])
+    copies = earlier_copies([row.words for _, row in rows])
     kept: dict[Role, list[AnyCleanRow]] = {role: [] for role in Role}
     gone: set[int] = set()
+    first_of_family: dict[int, int] = {}
     for place, (role, row) in enumerate(rows):
-        near = [rows[earlier] for earlier in copies.get(place, ()) if earlier not in gone]
-        if any(other is not role for other, _ in near):
+        near = [earlier for earlier in copies.get(place, ()) if earlier not in gone]
+        if any(rows[earlier][0] is not role for earlier in near):
             counts[role].note(NEAR_LEAK, row.id)
             gone.add(place)
             continue
-        if any(not drop or other.target == row.target for _, other in near):
+        if any(not drop or rows[earlier][1].target == row.target for earlier in near):
             counts[role].note(within, row.id)
             if drop:
                 gone.add(place)
                 continue
         kept[role].append(row)
-    return Roles(
-        train=tuple(kept[Role.TRAIN]), select=tuple(kept[Role.SELECT]), test=tuple(kept[Role.TEST])
+        first_of_family[place] = first_of_family[near[0]] if near else place
+    sizes = Counter(
+        first for place, first in first_of_family.items() if rows[place][0] is Role.TRAIN
+    )
+    return Apart(
+        Roles(
+            train=tuple(kept[Role.TRAIN]),
+            select=tuple(kept[Role.SELECT]),
+            test=tuple(kept[Role.TEST]),
+        ),
+        tuple(sizes.values()),
     )

@@ -23,6 +23,7 @@ from finetune_trainer.data.reading import ReadRows, read_in_roles
 from finetune_trainer.data.sources import digest_of_lines, model_folder
 from finetune_trainer.data.splitting import Role, class_counts, split_digest
 from finetune_trainer.data.tokenizing import TokenLengths, write_tokenized
+from finetune_trainer.data.variety import variety
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import StorageError, TrainerError, UsageError
 from finetune_trainer.models.check import check_config
@@ -113,7 +114,11 @@ def _make(
     )
     encoder = form.encoder(processor, rows.classes, run.training.max_length)
     target = row_form.measured([row.target for row in rows.roles.train])
-    data = _tokenize(rows, encoder, making).model_copy(update={"target": target})
+    texts = None
+    if row_form.holds_text:
+        texts = variety([row.words for row in rows.roles.train], rows.families)
+    data = _tokenize(rows, encoder, making)
+    data = data.model_copy(update={"target": target, "texts": texts})
     if form.images is not None:
         images = form.images.describe(rows.roles.train)
         data = data.model_copy(update={"images": images, "tokens": None})

@@ -40,9 +40,14 @@ _MOST_CLASSES = 200
 
 @dataclass(frozen=True, kw_only=True)
 class ReadRows:
-    """The cleaned rows in their roles, and what became of the others."""
+    """The cleaned rows in their roles, and what became of the others.
+
+    ``families`` are the sizes of families of near copies among the training rows; None where none
+    were looked for.
+    """
 
     roles: Roles
+    families: tuple[int, ...] | None
     classes: tuple[str, ...]
     counts: Counts
     test_counts: Counts | None
@@ -74,8 +79,9 @@ def read_in_roles(
     shutil.rmtree(folder)
     divided = split(read["train"].rows, dataset.split, test.rows if test else None, form.needed)
     roles = without_leaks(divided, counts, own_test=own_test)
+    families = None
     if form.holds_text and dataset.cleaning.near_duplicates != "ignore":
-        roles = without_near_copies(
+        apart = without_near_copies(
             roles,
             {
                 Role.TEST: test.counts if test else counts,
@@ -84,11 +90,13 @@ def read_in_roles(
             },
             drop=dataset.cleaning.near_duplicates == "drop",
         )
+        roles, families = apart.roles, apart.families
     classes = classes_of(roles, dataset.labels, fewest=form.fewest_classes, most=_MOST_CLASSES)
     check_roles(roles, form.needed(classes), dataset.split.strategy, own_test=own_test)
     check_groups(roles.test, groups)
     return ReadRows(
         roles=roles,
+        families=families,
         classes=classes,
         counts=counts,
         test_counts=test.counts if test else None,

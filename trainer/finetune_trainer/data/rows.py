@@ -35,8 +35,8 @@ class Row(Generic[I, T]):
 class CleanRow(Generic[I, T]):
     """A row that survived cleaning.
 
-    ``key`` is of its normalized input, ``classes`` are those that it is counted in. ``shingles``
-    are what near copies are known by, and empty where none are looked for.
+    ``key`` is of its normalized input, ``classes`` are those that it is counted in. ``words``
+    are the codes of its words, by which near copies are known.
     """
 
     id: str
@@ -46,7 +46,7 @@ class CleanRow(Generic[I, T]):
     group: str | None
     key: bytes
     groups: tuple[str, ...] = ()
-    shingles: bytes = b""
+    words: bytes = b""
 
     @property
     def unit(self) -> bytes:

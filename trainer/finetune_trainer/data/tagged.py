@@ -105,6 +105,10 @@ class TagRows:
         """The words with a space between them."""
         return " ".join(given)
 
+    def prose_of(self, given: Words) -> str:
+        """The same."""
+        return self.text_of(given)
+
     def with_texts(self, given: Words, change: Callable[[str], str]) -> Words:
         """The words, each changed: there remain as many."""
         return tuple(change(word) for word in given)

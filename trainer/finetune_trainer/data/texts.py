@@ -40,6 +40,10 @@ class TextRows:
         """The text itself."""
         return given
 
+    def prose_of(self, given: str) -> str:
+        """The text itself."""
+        return given
+
     def with_texts(self, given: str, change: Callable[[str], str]) -> str:
         """The text, changed."""
         return change(given)

@@ -39,6 +39,7 @@ class Data:
     classes: tuple[tuple[str, ...], ...]
     totals: tuple[str, ...]
     target: tuple[tuple[str, str], ...]
+    variety: tuple[tuple[str, str], ...]
     tokens: tuple[tuple[str, str], ...]
     images: tuple[tuple[str, str], ...]
 
@@ -63,6 +64,7 @@ def data(facts: PageFacts) -> Data | None:
         ),
         totals=tuple(map(figures.count, (*by_role, sum(by_role)))),
         target=_target(report),
+        variety=_variety(report),
         tokens=_tokens(report),
         images=_images(report),
     )
@@ -100,6 +102,21 @@ def _target(report: DataReport) -> tuple[tuple[str, str], ...]:
         ("Greatest", figures.score(target.max)),
         ("Standard deviation", figures.score(target.deviation)),
     )
+
+
+def _variety(report: DataReport) -> tuple[tuple[str, str], ...]:
+    texts = report.texts
+    if texts is None:
+        return ()
+    words = f"{figures.count(texts.words)}, {figures.count(texts.distinct_words)} of them different"
+    told = [("Words", words)]
+    if texts.lexical_diversity is not None:
+        different = figures.places(42 * texts.lexical_diversity)
+        told.append(("Different words among 42 at random", different))
+    if texts.effective_rows is not None:
+        of_all = f"{figures.places(texts.effective_rows)} of {figures.count(report.train_rows)}"
+        told.append(("Effective number of rows", of_all))
+    return tuple(told)
 
 
 def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:
