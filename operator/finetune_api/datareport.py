@@ -107,6 +107,19 @@ class TextVariety(Contract):
     ] = None
 
 
+class LanguageCount(Contract):
+    """Rows of one language in each role."""
+
+    language: Label
+    """Its ISO 639 code; und where it is not sure, zxx where a text is in none."""
+    train: Count
+    """Rows that train."""
+    select: Count
+    """Rows that choose the checkpoint."""
+    test: Count
+    """Rows that only evaluation sees."""
+
+
 class RoleCounts(Contract):
     """How many there are in each role."""
 
@@ -175,6 +188,14 @@ class DataReport(Contract):
     ] = None
     tokens: TokenStatistics | None = None
     texts: Annotated[TextVariety | None, Field(description="Set where rows are texts.")] = None
+    languages: Annotated[
+        tuple[LanguageCount, ...],
+        Field(
+            max_length=20,
+            description="Rows of the most frequent languages; of prompts and chats by what is "
+            "asked.",
+        ),
+    ] = ()
     unread_words: Annotated[
         RoleCounts | None,
         Field(

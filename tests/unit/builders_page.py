@@ -59,10 +59,22 @@ def prepared() -> PrepareReport:
                 "unchanged": True,
                 "examples": ["512"],
             },
+            {
+                "step": "in another language than most",
+                "rows": 1,
+                "dropped": False,
+                "unchanged": True,
+                "examples": ["77"],
+            },
         ],
         "classes": [
             {"label": "negative", "train": 3801, "select": 424, "test": 1091},
             {"label": "positive", "train": 3711, "select": 433, "test": 1093},
+        ],
+        "languages": [
+            {"language": "en", "train": 6702, "select": 761, "test": 1950},
+            {"language": "und", "train": 809, "select": 96, "test": 234},
+            {"language": "fr", "train": 1, "select": 0, "test": 0},
         ],
         "texts": {
             "words": 158120,

@@ -342,6 +342,9 @@ def test_what_became_of_the_rows_is_the_reports() -> None:
     assert "markup 4 changed 10,568 1, 2, 3, 4" in text
     assert "exact duplicates 15 dropped 10,553" in text
     assert "near duplicates, kept 9 counted 10,553 512" in text
+    assert "in another language than most 1 counted 10,553 77" in text
+    assert "en 6,702 761 1,950" in text
+    assert "undecided 809 96 234" in text
     assert "Words 158,120, 14,907 of them different" in text
     assert "Different words among 42 at random 36.6" in text
     assert "Effective number of rows 7,498.6 of 7,512" in text

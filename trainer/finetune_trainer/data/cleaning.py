@@ -16,6 +16,7 @@ from typing import Any
 from finetune_api.datareport import CountedReason
 from finetune_api.dataset import Cleaning
 from finetune_trainer.data.form import AnyCleanRow, AnyForm, AnyRow
+from finetune_trainer.data.languages import language_of
 from finetune_trainer.data.likeness import word_codes
 from finetune_trainer.data.rows import CleanRow, input_key, normalize
 from finetune_trainer.errors import DataError
@@ -39,6 +40,7 @@ TOO_SHORT = "too short"
 DUPLICATE = "exact duplicates"
 NEAR_DUPLICATE = "near duplicates"
 NEAR_COPY = "near duplicates, kept"
+OFF_LANGUAGE = "in another language than most"
 CONFLICT = "conflicting labels"
 SAMPLED = "beyond the limit"
 LEAK = "leaks: input in another role"
@@ -80,7 +82,7 @@ DROPPING = frozenset(
     }
 )
 
-COUNTED = frozenset({NEAR_COPY})
+COUNTED = frozenset({NEAR_COPY, OFF_LANGUAGE})
 """What is counted of rows that stay as they are."""
 
 _WAYS_OUT = {
@@ -216,6 +218,7 @@ def _clean_each(
         if form.holds_text and len(text.strip()) < rules.min_characters:
             counts.note(TOO_SHORT, row.id)
             continue
+        prose = form.prose_of(given)
         yield CleanRow(
             id=row.id,
             input=given,
@@ -224,7 +227,8 @@ def _clean_each(
             group=row.group,
             key=input_key(text),
             groups=row.groups,
-            words=word_codes(normalize(form.prose_of(given))),
+            words=word_codes(normalize(prose)),
+            language=language_of(prose) if form.holds_text else "",
         )
 
 

@@ -206,6 +206,7 @@ def _with_tokens(row: CleanRow[Example, str], made: TokenRow) -> CleanRow[TokenR
         group=row.group,
         key=row.key,
         words=row.words,
+        language=row.language,
     )
 
 

@@ -18,6 +18,7 @@ from finetune_api.tasks import Task
 from finetune_trainer import hub
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
+from finetune_trainer.data.language_counts import count_languages
 from finetune_trainer.data.prepared import inputs_digest, made_at, put_in_place, stored_report
 from finetune_trainer.data.reading import ReadRows, read_in_roles
 from finetune_trainer.data.sources import digest_of_lines, model_folder
@@ -114,11 +115,11 @@ def _make(
     )
     encoder = form.encoder(processor, rows.classes, run.training.max_length)
     target = row_form.measured([row.target for row in rows.roles.train])
-    texts = None
+    data = _tokenize(rows, encoder, making).model_copy(update={"target": target})
     if row_form.holds_text:
         texts = variety([row.words for row in rows.roles.train], rows.families)
-    data = _tokenize(rows, encoder, making)
-    data = data.model_copy(update={"target": target, "texts": texts})
+        languages = count_languages(rows.roles)
+        data = data.model_copy(update={"texts": texts, "languages": languages})
     if form.images is not None:
         images = form.images.describe(rows.roles.train)
         data = data.model_copy(update={"images": images, "tokens": None})

@@ -12,6 +12,7 @@ from finetune_trainer.data.form import AnyCleanRow, AnyForm
 from finetune_trainer.data.grouping import check_groups
 from finetune_trainer.data.image_rows import ImageRows, check_images
 from finetune_trainer.data.image_sources import ImageSources
+from finetune_trainer.data.language_counts import note_off_language
 from finetune_trainer.data.near_copies import without_near_copies
 from finetune_trainer.data.readers import RowSource, read_files
 from finetune_trainer.data.sources import (
@@ -79,18 +80,19 @@ def read_in_roles(
     shutil.rmtree(folder)
     divided = split(read["train"].rows, dataset.split, test.rows if test else None, form.needed)
     roles = without_leaks(divided, counts, own_test=own_test)
+    of_source = {
+        Role.TEST: test.counts if test else counts,
+        Role.SELECT: counts,
+        Role.TRAIN: counts,
+    }
     families = None
     if form.holds_text and dataset.cleaning.near_duplicates != "ignore":
         apart = without_near_copies(
-            roles,
-            {
-                Role.TEST: test.counts if test else counts,
-                Role.SELECT: counts,
-                Role.TRAIN: counts,
-            },
-            drop=dataset.cleaning.near_duplicates == "drop",
+            roles, of_source, drop=dataset.cleaning.near_duplicates == "drop"
         )
         roles, families = apart.roles, apart.families
+    if form.holds_text:
+        note_off_language(roles, of_source)
     classes = classes_of(roles, dataset.labels, fewest=form.fewest_classes, most=_MOST_CLASSES)
     check_roles(roles, form.needed(classes), dataset.split.strategy, own_test=own_test)
     check_groups(roles.test, groups)

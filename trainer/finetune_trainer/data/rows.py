@@ -36,7 +36,8 @@ class CleanRow(Generic[I, T]):
     """A row that survived cleaning.
 
     ``key`` is of its normalized input, ``classes`` are those that it is counted in. ``words``
-    are the codes of its words, by which near copies are known.
+    are the codes of its words, by which near copies are known, ``language``
+    the code of its language, and empty where it is no text.
     """
 
     id: str
@@ -47,6 +48,7 @@ class CleanRow(Generic[I, T]):
     key: bytes
     groups: tuple[str, ...] = ()
     words: bytes = b""
+    language: str = ""
 
     @property
     def unit(self) -> bytes:

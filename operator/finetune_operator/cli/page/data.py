@@ -6,6 +6,8 @@ from finetune_api.datareport import DataReport, Spread
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.facts import PageFacts
 
+_LANGUAGES = {"und": "undecided", "zxx": "none (numbers, markup)"}
+
 
 @dataclass(frozen=True)
 class CleaningStep:
@@ -37,6 +39,7 @@ class Data:
     cleaning: tuple[CleaningStep, ...]
     roles: tuple[Role, ...]
     classes: tuple[tuple[str, ...], ...]
+    languages: tuple[tuple[str, ...], ...]
     totals: tuple[str, ...]
     target: tuple[tuple[str, str], ...]
     variety: tuple[tuple[str, str], ...]
@@ -61,6 +64,13 @@ def data(facts: PageFacts) -> Data | None:
         classes=tuple(
             (c.label, *map(figures.count, (c.train, c.select, c.test, c.train + c.select + c.test)))
             for c in report.classes
+        ),
+        languages=tuple(
+            (
+                _LANGUAGES.get(one.language, one.language),
+                *map(figures.count, (one.train, one.select, one.test)),
+            )
+            for one in report.languages
         ),
         totals=tuple(map(figures.count, (*by_role, sum(by_role)))),
         target=_target(report),
