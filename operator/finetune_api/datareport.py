@@ -38,6 +38,27 @@ class ClassCount(Contract):
     """Rows that only evaluation sees."""
 
 
+class GroupCount(Contract):
+    """Rows of one group of a column of evaluation.groups in each role."""
+
+    column: ShortText
+    """The column."""
+    group: Label
+    """The value that its rows share."""
+    train: Annotated[
+        Count | None,
+        Field(
+            description="Rows that train. Unset where dataset.test names a set of its own, which "
+            "alone needs the column."
+        ),
+    ] = None
+    select: Annotated[
+        Count | None, Field(description="Rows that choose the checkpoint; unset likewise.")
+    ] = None
+    test: Count
+    """Rows that only evaluation sees."""
+
+
 class TargetStatistics(Contract):
     """The numbers that the training rows have for a target."""
 
@@ -183,6 +204,10 @@ class DataReport(Contract):
     """What each cleaning step did."""
     classes: Annotated[tuple[ClassCount, ...], Field(max_length=200)] = ()
     """Rows of each class in each role."""
+    groups: Annotated[
+        tuple[GroupCount, ...],
+        Field(max_length=60, description="Up to 20 groups a column, those of the test rows first."),
+    ] = ()
     target: Annotated[
         TargetStatistics | None, Field(description="Set where the target is a number.")
     ] = None

@@ -71,6 +71,10 @@ def prepared() -> PrepareReport:
             {"label": "negative", "train": 3801, "select": 424, "test": 1091},
             {"label": "positive", "train": 3711, "select": 433, "test": 1093},
         ],
+        "groups": [
+            {"column": "source", "group": "press", "train": 7000, "select": 800, "test": 2000},
+            {"column": "source", "group": "readers", "train": 512, "select": 57, "test": 184},
+        ],
         "languages": [
             {"language": "en", "train": 6702, "select": 761, "test": 1950},
             {"language": "und", "train": 809, "select": 96, "test": 234},

@@ -343,6 +343,7 @@ def test_what_became_of_the_rows_is_the_reports() -> None:
     assert "exact duplicates 15 dropped 10,553" in text
     assert "near duplicates, kept 9 counted 10,553 512" in text
     assert "in another language than most 1 counted 10,553 77" in text
+    assert "source: readers 512 57 184" in text
     assert "en 6,702 761 1,950" in text
     assert "undecided 809 96 234" in text
     assert "Words 158,120, 14,907 of them different" in text

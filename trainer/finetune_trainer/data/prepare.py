@@ -18,6 +18,7 @@ from finetune_api.tasks import Task
 from finetune_trainer import hub
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
+from finetune_trainer.data.grouping import count_groups
 from finetune_trainer.data.language_counts import count_languages
 from finetune_trainer.data.prepared import inputs_digest, made_at, put_in_place, stored_report
 from finetune_trainer.data.reading import ReadRows, read_in_roles
@@ -115,7 +116,9 @@ def _make(
     )
     encoder = form.encoder(processor, rows.classes, run.training.max_length)
     target = row_form.measured([row.target for row in rows.roles.train])
-    data = _tokenize(rows, encoder, making).model_copy(update={"target": target})
+    data = _tokenize(rows, encoder, making)
+    groups = count_groups(rows.roles, run.evaluation.groups)
+    data = data.model_copy(update={"target": target, "groups": groups})
     if row_form.holds_text:
         texts = variety([row.words for row in rows.roles.train], rows.families)
         languages = count_languages(rows.roles)

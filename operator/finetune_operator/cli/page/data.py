@@ -39,6 +39,7 @@ class Data:
     cleaning: tuple[CleaningStep, ...]
     roles: tuple[Role, ...]
     classes: tuple[tuple[str, ...], ...]
+    groups: tuple[tuple[str, ...], ...]
     languages: tuple[tuple[str, ...], ...]
     totals: tuple[str, ...]
     target: tuple[tuple[str, str], ...]
@@ -64,6 +65,16 @@ def data(facts: PageFacts) -> Data | None:
         classes=tuple(
             (c.label, *map(figures.count, (c.train, c.select, c.test, c.train + c.select + c.test)))
             for c in report.classes
+        ),
+        groups=tuple(
+            (
+                f"{one.column}: {one.group}",
+                *(
+                    figures.UNDEFINED if rows is None else figures.count(rows)
+                    for rows in (one.train, one.select, one.test)
+                ),
+            )
+            for one in report.groups
         ),
         languages=tuple(
             (
