@@ -37,6 +37,11 @@ import finetune_trainer.__main__
 import finetune_trainer.training.launcher
 print({"torch", "transformers", "deepspeed", "datasets", "numpy", "pyarrow"} & set(sys.modules))
 """
+OF_THE_COMMAND_LINE = """
+import sys
+import finetune_operator.cli.main
+print({"aiohttp", "asyncio", "cel", "rich", "jinja2"} & set(sys.modules))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +96,10 @@ def test_a_rank_loads_its_libraries_so(tmp_path: Path) -> None:
 
 def test_a_launcher_loads_no_library_of_training() -> None:
     assert said(OF_A_LAUNCHER, environment={}) == ["set()"]
+
+
+def test_the_command_line_loads_what_one_command_needs_with_that_command() -> None:
+    assert said(OF_THE_COMMAND_LINE, environment={}) == ["set()"]
 
 
 def test_a_run_of_another_contract_ends_before_there_is_a_rank(tmp_path: Path) -> None:
