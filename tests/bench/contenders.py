@@ -100,9 +100,13 @@ class Contender:
 
 
 def environ() -> dict[str, str]:
-    """What both kinds of contender inherit: one thread, and no word from a hub."""
+    """What both kinds of contender inherit: one thread, and no word from a hub.
+
+    Sources are compiled once, as in the images: a plain script has next to none of its own.
+    """
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     return {
-        **os.environ,
+        **inherited,
         "OMP_NUM_THREADS": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",

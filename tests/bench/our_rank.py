@@ -7,15 +7,17 @@ import sys
 
 from bench.turns import Turns
 from finetune_trainer.environment import RankEnvironment
+from finetune_trainer.imports import importing
 from finetune_trainer.reporting.events import Event, Stepped
 from finetune_trainer.training.channel import Channel
 from finetune_trainer.training.place import Place
-from finetune_trainer.training.session import train
 from finetune_trainer.training.stop import StopRequest
 
 
 def main(block_steps: int) -> None:
     """Train, and tell of each block what it took; events go where a launcher would read them."""
+    with importing():
+        from finetune_trainer.training.session import train
     turns = Turns()
     channel = Channel(os.open(os.devnull, os.O_WRONLY))
     block: list[Stepped] = []

@@ -53,7 +53,7 @@ SCORINGS = 6
 _MIB = 1 << 20
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 START_GOAL = 1 / 1.1
-STARTS = 5
+STARTS = 10
 say = partial(print, flush=True)
 
 

@@ -298,6 +298,7 @@ def test_a_rank_starts_without_a_compiler_and_without_what_only_evaluation_needs
 import sys
 import torch.distributed as dist
 from finetune_trainer.training.session import join_process_group
+assert "deepspeed" in sys.modules, "loaded later, while the collector works"
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 join_process_group("gloo")
 import deepspeed.ops

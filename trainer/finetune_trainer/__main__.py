@@ -18,6 +18,7 @@ from finetune_api.report import ExitCode, Failure, FailureClass, ReportRef, Step
 from finetune_api.run import LAYOUT, Run
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import StorageError, TrainerError, UsageError
+from finetune_trainer.imports import importing
 from finetune_trainer.reporting.handover import hand_over
 from finetune_trainer.reporting.termination import write_termination
 from finetune_trainer.training.failure import failure_of
@@ -73,7 +74,8 @@ def _settle_libraries() -> None:
 
 def _predict(arguments: Sequence[str]) -> int:
     _settle_libraries()
-    from finetune_trainer.prediction.command import main as predict
+    with importing():
+        from finetune_trainer.prediction.command import main as predict
 
     try:
         return predict(arguments)
@@ -105,8 +107,9 @@ def _run(environment: RankEnvironment, step: Step) -> int:
 
 
 def _prepare(environment: RankEnvironment, run: Run) -> ReportRef:
-    from finetune_trainer.data.prepare import prepare
-    from finetune_trainer.data.sources import digest_of
+    with importing():
+        from finetune_trainer.data.prepare import prepare
+        from finetune_trainer.data.sources import digest_of
 
     data = prepare(environment, run).data
     sys.stdout.write(
@@ -118,7 +121,8 @@ def _prepare(environment: RankEnvironment, run: Run) -> ReportRef:
 
 
 def _evaluate(environment: RankEnvironment, run: Run) -> ReportRef:
-    from finetune_trainer.evaluation.step import evaluate
+    with importing():
+        from finetune_trainer.evaluation.step import evaluate
 
     return evaluate(environment, run)
 

@@ -2,6 +2,8 @@
 
 Exit codes are those of the trainer: 0 done, 1 failed (by its gate or otherwise), 64 manifest or
 usage, 65 data, 70 the run itself, 74 storage, 75 stopped with the work saved.
+
+What a command needs it imports itself, so that help and a mistake in a manifest come at once.
 """
 
 import json
@@ -16,9 +18,6 @@ from finetune_api.report import ExitCode
 from finetune_api.tasks import Task
 from finetune_operator.cli.errors import CommandError
 from finetune_operator.cli.manifest import Manifest, ManifestError, read_manifests
-from finetune_operator.cli.predict import Question, predict
-from finetune_operator.cli.report import rewrite_report, write_cluster_report
-from finetune_operator.cli.run import Options, run_job
 from finetune_operator.core.policies.validity import spec_problems
 
 _FILES = click.option(
@@ -58,6 +57,8 @@ def run(
     files: tuple[Path, ...], workspace: Path | None, output: str, *, smoke: bool, quiet: bool
 ) -> None:
     """Run a job on this machine; Ctrl-C saves and stops, the same command goes on."""
+    from finetune_operator.cli.run import Options, run_job
+
     options = Options(workspace=workspace, smoke=smoke, output="quiet" if quiet else output)
     sys.exit(run_job(_read(files), options))
 
@@ -92,6 +93,8 @@ def predict_rows(
     model: Path, rows: Path, answers: Path, column: str | None, max_new_tokens: int | None
 ) -> None:
     """Run a finished model on rows; one that can't be read is named, and the rest goes on."""
+    from finetune_operator.cli.predict import Question, predict
+
     question = Question(
         model=model, rows=rows, answers=answers, column=column, max_new_tokens=max_new_tokens
     )
@@ -142,6 +145,8 @@ def report(job: str | None, namespace: str | None, output: Path | None) -> None:
 
     NAME is a job on the cluster that kubectl talks to; a folder is the workspace of a local run.
     """
+    from finetune_operator.cli.report import rewrite_report, write_cluster_report
+
     local = namespace is None and (job is None or "/" in job or Path(job).is_dir())
     if local and output is not None:
         raise CommandError(

@@ -11,14 +11,15 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any
-
-import cel
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.markers import Cel
 from finetune_api.schema import Schema
 from finetune_api.times import parse_time
 from finetune_operator.cli.documents import FieldPath
+
+if TYPE_CHECKING:
+    import cel
 
 _REFERENCE = re.compile(r"\bself((?:\.\w+\b(?!\())+)")
 """A field that a rule speaks of; a method called on it is no part of its path."""
@@ -98,7 +99,10 @@ def _holds(rule: str, this: Any) -> bool:
 
 
 @cache
-def _program(rule: str) -> cel.Program:
+def _program(rule: str) -> "cel.Program":
+    # It brings a shell of its own, which takes longer to load than all else that help needs.
+    import cel
+
     return cel.compile(rule)
 
 

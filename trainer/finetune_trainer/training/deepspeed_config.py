@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import deepspeed
+import deepspeed.ops
 import torch
 
 from finetune_api.footprint import bucket_elements
@@ -60,8 +62,5 @@ def join_process_group(backend: str) -> None:
     Were the table of such parts only changed, and not given, DeepSpeed would first try a compiler
     on each of them.
     """
-    import deepspeed
-    import deepspeed.ops
-
     deepspeed.ops.__compatible_ops__ = {"deepspeed_shm_comm": False}
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

@@ -15,6 +15,7 @@ import time
 
 from finetune_api.report import ExitCode
 from finetune_trainer.environment import RankEnvironment
+from finetune_trainer.imports import importing
 from finetune_trainer.reporting.events import Failed, Staged
 from finetune_trainer.training.channel import Channel
 from finetune_trainer.training.failure import failure_of
@@ -59,7 +60,8 @@ def _run(channel: Channel, stop: StopRequest) -> int:
         run = environment.load_run()
         say(Staged(stage="loading"))
         # Seconds of imports, which must not come before the lines above.
-        from finetune_trainer.training.session import train
+        with importing():
+            from finetune_trainer.training.session import train
 
         return train(environment, run, place, stop, say)
     except Exception as error:  # noqa: BLE001  # the process's edge
