@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.evaluationreport import Metrics
 from finetune_api.markers import Contract, Digest, Label, ShortText
 from finetune_api.report import Count, Size
 from finetune_api.tasks import Baseline
@@ -246,6 +247,13 @@ class BaselineFit(Contract):
     select: Annotated[
         float | None, Field(description="The task's first metric on the select rows.")
     ] = None
+    metrics: Annotated[
+        Metrics,
+        Field(
+            description="Every figure of the task that is known of it on the select rows, with "
+            "intervals; labels are told from 0.5 on."
+        ),
+    ] = Field(default_factory=dict)
 
 
 class PrepareReport(Contract):

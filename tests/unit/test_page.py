@@ -231,7 +231,13 @@ def test_a_failed_job_says_its_reason_and_what_to_do(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", [Reason.SUSPENDED_BY_USER, Reason.INTERRUPTED, Reason.BUDGET_EXCEEDED]
+    "reason",
+    [
+        Reason.SUSPENDED_BY_USER,
+        Reason.INTERRUPTED,
+        Reason.BUDGET_EXCEEDED,
+        Reason.BASELINE_PASSES,
+    ],
 )
 def test_a_suspended_job_says_how_it_goes_on(reason: Reason) -> None:
     text = read(without_reports(phase="Suspended", reason=str(reason))).text
@@ -376,6 +382,19 @@ def test_the_lower_loss_lies_lower() -> None:
     drawn = loss_curve(complete())
     assert drawn is not None
     assert drawn.train.dots[0].y < drawn.train.dots[-1].y
+
+
+def test_a_baseline_that_met_the_gate_is_told_beside_the_baselines() -> None:
+    message = "Tuned TF-IDF meets every requirement of the gate on the 857 select rows."
+    condition = {
+        "type": "BaselinePasses",
+        "status": "True",
+        "reason": "BaselinePasses",
+        "message": message,
+        "lastTransitionTime": "2026-11-23T10:05:14Z",
+    }
+    assert message in read(complete(conditions=[condition])).text
+    assert message not in read(complete()).text
 
 
 def test_overfitting_and_the_gap_are_told_beside_the_curve() -> None:

@@ -123,6 +123,7 @@ def _make(
         rows.roles.select,
         rows.classes,
         seed=run.dataset.split.seed,
+        resamples=run.evaluation.resamples,
         folder=made_at(making, LAYOUT.baselines),
     )
     report = PrepareReport(data=data, model=facts, labels=outputs, baselines=baselines)

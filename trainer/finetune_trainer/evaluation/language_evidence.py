@@ -66,6 +66,7 @@ class LanguageEvidence:
         classes: tuple[str, ...],  # noqa: ARG002
         *,
         seed: int,  # noqa: ARG002
+        resamples: int,  # noqa: ARG002
         folder: Path,  # noqa: ARG002
     ) -> tuple[BaselineFit, ...]:
         """Nothing is fitted: what it is compared with is the untuned model."""

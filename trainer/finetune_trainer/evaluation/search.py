@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from finetune_api.datareport import BaselineFit
-from finetune_api.tasks import Baseline
+from finetune_api.evaluationreport import Metrics
+from finetune_api.tasks import Baseline, Metric
 
 Integers = NDArray[np.int64]
 Folds = Sequence[tuple[Integers, Integers]]
@@ -54,13 +55,14 @@ class Fitted(Generic[B]):
     settings: dict[str, str] = field(default_factory=dict)
     cross_validated: float | None
 
-    def report(self, select: float) -> BaselineFit:
-        """What the prepare step says of it; ``select`` is its score on the select rows."""
+    def report(self, headline: Metric, metrics: Metrics) -> BaselineFit:
+        """What the prepare step says of it; ``metrics`` are those on the select rows."""
         return BaselineFit(
             name=self.baseline.name,
             settings=self.settings,
             cross_validated=self.cross_validated,
-            select=select,
+            select=metrics[headline].value,
+            metrics=metrics,
         )
 
 
@@ -100,6 +102,11 @@ def search(
 def units_of(groups: Sequence[object]) -> Integers:
     """The groups of rows as numbers."""
     return np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
+
+
+def clusters_of(groups: Sequence[str | None]) -> Integers | None:
+    """The group column's value of each row as a number; None where rows stand for themselves."""
+    return None if None in groups else units_of(groups)
 
 
 def group_folds(units: Integers, seed: int, most: int = FOLDS) -> Folds:

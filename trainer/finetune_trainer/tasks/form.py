@@ -59,9 +59,13 @@ class Evidence(Protocol):
         classes: tuple[str, ...],
         *,
         seed: int,
+        resamples: int,
         folder: Path,
     ) -> tuple[BaselineFit, ...]:
-        """Fit on ``train`` alone and save to ``folder``; ``select`` only shows how well it went."""
+        """Fit on ``train`` alone and save to ``folder``; ``select`` only shows how well it went.
+
+        ``resamples`` are those behind each interval of a figure on ``select``.
+        """
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, and sum up."""
