@@ -159,7 +159,7 @@ def fit_on(
     found = evidence.fit_baselines(
         rows[:-100], rows[-100:], classes, seed=SEED, resamples=200, folder=folder
     )
-    return found[-1]
+    return found.fits[-1]
 
 
 def test_every_figure_of_a_classifier_is_known_of_its_baselines_on_the_select_rows(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.datareport import TargetStatistics
+from finetune_api.datareport import SuspectPair, Suspects, TargetStatistics
 from finetune_api.evaluationreport import BaselineScores, Interval
 from finetune_api.phases import Phase, Reason
 from finetune_api.report import FailureClass
@@ -395,6 +395,29 @@ def test_a_baseline_that_met_the_gate_is_told_beside_the_baselines() -> None:
     }
     assert message in read(complete(conditions=[condition])).text
     assert message not in read(complete()).text
+
+
+def test_suspect_rows_are_counted_by_what_they_have_and_called_by_their_ids() -> None:
+    facts = complete()
+    assert facts.prepare is not None
+    assert "suspect" not in read(facts).text
+    suspects = Suspects(
+        baseline=Baseline.TFIDF,
+        looked_at=7512,
+        rows=41,
+        pairs=(
+            SuspectPair(has="negative", likely="positive", rows=38),
+            SuspectPair(likely="positive", rows=3),
+        ),
+        examples=tuple(f"r{row}" for row in range(10)),
+    )
+    data = facts.prepare.data.model_copy(update={"suspects": suspects})
+    prepare = facts.prepare.model_copy(update={"data": data})
+    text = read(dataclasses.replace(facts, prepare=prepare)).text
+    assert "41 of 7,512 training rows (0.5 %) are suspect: tuned TF-IDF" in text
+    assert "negative positive 38" in text
+    assert "not positive positive 3" in text
+    assert "r0, r1, r2, r3, r4, r5, r6, r7, r8, r9…" in text
 
 
 def test_overfitting_and_the_gap_are_told_beside_the_curve() -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from finetune_api.datareport import BaselineFit
 from finetune_api.evaluationreport import Metrics, Mistake
 from finetune_api.tasks import Metric
 from finetune_trainer.data.form import AnyCleanRow
@@ -19,7 +18,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.evaluation.calibration import calibrate
 from finetune_trainer.evaluation.class_evidence import class_figures, predictions_table
 from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.image_baselines import (
     fit_image_baselines,
     load_image_baselines,
@@ -28,6 +27,7 @@ from finetune_trainer.evaluation.image_baselines import (
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Floats, log_probabilities
 from finetune_trainer.evaluation.search import clusters_of
+from finetune_trainer.evaluation.suspects import class_doubts, doubts
 from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
 from finetune_trainer.training.image_batches import ImageBatches
 
@@ -46,7 +46,7 @@ class ImageEvidence:
         seed: int,
         resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         numbers = {label: number for number, label in enumerate(classes)}
         labels = np.asarray([numbers[row.target] for row in train], dtype=np.int64)
@@ -61,9 +61,16 @@ class ImageEvidence:
             return class_figures(classes, truth, probabilities, groups, resamples, seed)
 
         headline = Metric.ACCURACY
-        return (
-            majority.report(headline, figures(majority.baseline.predict_proba(select))),
-            pixels.report(headline, figures(pixels.baseline.predict_proba(_Stored(select)))),
+        return Compared(
+            fits=(
+                majority.report(headline, figures(majority.baseline.predict_proba(select))),
+                pixels.report(headline, figures(pixels.baseline.predict_proba(_Stored(select)))),
+            ),
+            doubts=doubts(
+                pixels,
+                [row.id for row in train],
+                lambda rows, told: class_doubts(classes, labels[rows], told),
+            ),
         )
 
     def find(self, test: TestRows) -> Findings:

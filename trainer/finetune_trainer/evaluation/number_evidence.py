@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune_api.datareport import BaselineFit
 from finetune_api.evaluationreport import Metrics
 from finetune_api.tasks import Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.class_evidence import PROOF_ROWS, spread_over_lengths
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Floats
 from finetune_trainer.evaluation.number_baselines import (
@@ -24,6 +23,7 @@ from finetune_trainer.evaluation.number_baselines import (
 )
 from finetune_trainer.evaluation.regression import NumberOutputs, by_group, score
 from finetune_trainer.evaluation.search import clusters_of
+from finetune_trainer.evaluation.suspects import doubts, number_doubts
 from finetune_trainer.evaluation.tables import of_rows
 from finetune_trainer.evaluation.twins import Answers, counterfactuals
 from finetune_trainer.models.proof import Pipeline, Proof, compare_numbers
@@ -44,7 +44,7 @@ class NumberEvidence:
         seed: int,
         resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         mean, tfidf = fit_number_baselines(
             [row.input for row in train],
@@ -60,8 +60,18 @@ class NumberEvidence:
         def figures(told: Floats) -> Metrics:
             return score(NumberOutputs(truth, told, {}, groups), resamples, seed).metrics
 
-        return tuple(
-            one.report(Metric.RMSE, figures(one.baseline.predict(texts))) for one in (mean, tfidf)
+        return Compared(
+            fits=tuple(
+                one.report(Metric.RMSE, figures(one.baseline.predict(texts)))
+                for one in (mean, tfidf)
+            ),
+            doubts=doubts(
+                tfidf,
+                [row.id for row in train],
+                lambda rows, told: number_doubts(
+                    np.asarray([train[row].target for row in rows], dtype=np.float64), told
+                ),
+            ),
         )
 
     def find(self, test: TestRows) -> Findings:

@@ -10,13 +10,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from finetune_api.datareport import BaselineFit
 from finetune_api.evaluationreport import Metrics
 from finetune_api.tasks import Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.tagged import OUTSIDE
 from finetune_trainer.evaluation.class_evidence import PROOF_ROWS, spread_over_lengths
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.inference import (
     Places,
     batches_by_length,
@@ -55,7 +54,7 @@ class TagEvidence:
         seed: int,
         resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         finding = finding_for(classes)
         majority, features = fit_taggers(
@@ -75,9 +74,11 @@ class TagEvidence:
             )
             return score(outputs, resamples, seed).metrics
 
-        return tuple(
-            one.report(Metric.MICRO_F1, figures(one.baseline.tag(words)))
-            for one in (majority, features)
+        return Compared(
+            fits=tuple(
+                one.report(Metric.MICRO_F1, figures(one.baseline.tag(words)))
+                for one in (majority, features)
+            )
         )
 
     def find(self, test: TestRows) -> Findings:
