@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.evaluationreport import Metrics
 from finetune_api.markers import Contract, Digest, Label, ShortText
 from finetune_api.report import Count, Size
 from finetune_api.tasks import Baseline
@@ -180,6 +181,42 @@ class ImageStatistics(Contract):
     """Pixels from top to bottom that the model reads."""
 
 
+class SuspectPair(Contract):
+    """Rows of one target that likely have another.
+
+    Of several labels one of them is unset: the rows have a label that they likely lack, or lack one
+    that they likely have.
+    """
+
+    has: ShortText | None = None
+    """What they have."""
+    likely: ShortText | None = None
+    """What the baseline takes for likelier."""
+    rows: Size
+    """How many they are."""
+
+
+class Suspects(Contract):
+    """Training rows whose target a baseline doubts that was fitted without them.
+
+    Nothing is taken out: a row may be hard and not wrong.
+    """
+
+    baseline: Baseline
+    """Which one doubts."""
+    looked_at: Annotated[Count, Field(description="Training rows that were held out once.")]
+    rows: Count
+    """Rows that are suspect."""
+    pairs: Annotated[
+        tuple[SuspectPair, ...],
+        Field(max_length=20, description="The most frequent, where targets are names."),
+    ] = ()
+    examples: Annotated[
+        tuple[ShortText, ...],
+        Field(max_length=10, description="Ids of the most suspect rows, never their text."),
+    ] = ()
+
+
 class DataReport(Contract):
     """What became of the rows: read, changed, dropped, split."""
 
@@ -231,6 +268,13 @@ class DataReport(Contract):
     images: Annotated[ImageStatistics | None, Field(description="Set where rows are images.")] = (
         None
     )
+    suspects: Annotated[
+        Suspects | None,
+        Field(
+            description="Where rows have a class, labels or a number, and are enough to hold some "
+            "out. output/suspects.csv has all of them."
+        ),
+    ] = None
     data_digest: Annotated[Digest, Field(description="Of the source bytes.")]
     split_digest: Annotated[Digest, Field(description="Of row ids and roles.")]
 
@@ -327,6 +371,13 @@ class BaselineFit(Contract):
     select: Annotated[
         float | None, Field(description="The task's first metric on the select rows.")
     ] = None
+    metrics: Annotated[
+        Metrics,
+        Field(
+            description="Every figure of the task that is known of it on the select rows, with "
+            "intervals; labels are told from 0.5 on."
+        ),
+    ] = Field(default_factory=dict)
 
 
 class PrepareReport(Contract):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from finetune_api.counterfactuals import Counterfactuals
+from finetune_api.evaluationreport import Interval
 from finetune_api.markers import Cel, Contract, Label, ListMap, ShortText, rules
 from finetune_api.tasks import METRICS, RATES, SWAPPED, Baseline, Metric
 
@@ -114,6 +115,35 @@ class GateRule(Contract):
             "(default: each of them)."
         ),
     ] = None
+
+    @property
+    def required(self) -> float:
+        """The limit, whichever of the three it is.
+
+        Raises
+        ------
+        ValueError
+            If there is not one; the schema's rules ask for one.
+        """
+        limits = [one for one in (self.min, self.max, self.max_shortfall) if one is not None]
+        if len(limits) != 1:
+            raise ValueError(
+                f"gate rule {self.name} has {len(limits)} limits; the schema asks for one"
+            )
+        return limits[0]
+
+    def side(self, figure: Interval) -> float | None:
+        """The side of a figure that has to pass; None where it has no such end."""
+        sides = {
+            GateBound.POINT: figure.value,
+            GateBound.LOWER: figure.low,
+            GateBound.UPPER: figure.high,
+        }
+        return sides[self.bound]
+
+    def holds(self, measured: float) -> bool:
+        """Whether a side is within the limit."""
+        return measured <= self.required if self.min is None else measured >= self.required
 
 
 @rules(

@@ -39,6 +39,7 @@ class ConditionType(StrEnum):
 
     ADMITTED = "Admitted"
     PREPARED = "Prepared"
+    BASELINE_PASSES = "BaselinePasses"
     RUNNING = "Running"
     SUSPENDED = "Suspended"
     TRAINED = "Trained"
@@ -57,6 +58,7 @@ class Reason(StrEnum):
     CURRENCY_MISMATCH = "CurrencyMismatch"
     BUDGET_TOO_SMALL = "BudgetTooSmall"
     PREPARED = "Prepared"
+    BASELINE_PASSES = "BaselinePasses"
     STARTING = "Starting"
     RUNNING = "Running"
     STOPPING = "Stopping"
@@ -103,6 +105,13 @@ MEANINGS: tuple[Meaning, ...] = (
     Meaning(
         ConditionType.PREPARED, "True", (Reason.PREPARED,), "Rows are cleaned, split, tokenized."
     ),
+    Meaning(
+        ConditionType.BASELINE_PASSES,
+        "True",
+        (Reason.BASELINE_PASSES,),
+        "A conventional baseline meets every requirement of the gate on the select rows: the task "
+        "as it is asked needs no GPU. policy.onBaselinePasses says what follows.",
+    ),
     Meaning(ConditionType.RUNNING, "True", (Reason.RUNNING,), "An attempt's pods run."),
     Meaning(
         ConditionType.RUNNING,
@@ -124,10 +133,11 @@ MEANINGS: tuple[Meaning, ...] = (
             Reason.SUSPENDED_BY_USER,
             Reason.INTERRUPTED,
             Reason.BUDGET_EXCEEDED,
+            Reason.BASELINE_PASSES,
             Reason.INVALID_SPEC,
         ),
         "The work is saved and waits: for suspend: false, for another run, for a larger budget, "
-        "for workers that can share its claims.",
+        "for onBaselinePasses: Continue, for workers that can share its claims.",
     ),
     Meaning(ConditionType.SUSPENDED, "False", (Reason.RESUMED,), "It goes on."),
     Meaning(ConditionType.TRAINED, "True", (Reason.TRAINED,), "The best checkpoint is chosen."),

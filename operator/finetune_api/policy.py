@@ -1,5 +1,6 @@
 """What a job may use, and what happens when things go wrong: `budget` and `policy`."""
 
+from enum import StrEnum
 from typing import Annotated
 
 from pydantic import Field
@@ -20,6 +21,13 @@ class Budget(Contract):
     ] = None
 
 
+class BaselinePasses(StrEnum):
+    """What follows where a conventional baseline already meets the gate."""
+
+    STOP = "Stop"
+    CONTINUE = "Continue"
+
+
 class Policy(Contract):
     """What happens when things go wrong."""
 
@@ -32,6 +40,15 @@ class Policy(Contract):
             "nodes and suspension are not counted.",
         ),
     ] = 3
+    on_baseline_passes: Annotated[
+        BaselinePasses,
+        Field(
+            description="Where a conventional baseline meets every requirement of evaluation.gate "
+            "on the select rows, which the prepare step knows. Continue: the condition "
+            "BaselinePasses warns, with the figures. Stop: the job is suspended too, and no GPU is "
+            "held. A requirement on errorReduction, on groups or on swaps is never met so."
+        ),
+    ] = BaselinePasses.CONTINUE
     active_deadline_seconds: Annotated[
         int | None,
         Field(

@@ -167,6 +167,7 @@ class Layout:
     tensorboard: PurePosixPath = PurePosixPath("tensorboard")
     output: PurePosixPath = PurePosixPath("output")
     output_model: PurePosixPath = PurePosixPath("output/model")
+    suspects: PurePosixPath = PurePosixPath("output/suspects.csv")
     rendered_rows: PurePosixPath = PurePosixPath("output/rendered-rows.txt")
     predictions: PurePosixPath = PurePosixPath("output/predictions.parquet")
     losses: PurePosixPath = PurePosixPath("output/losses.parquet")

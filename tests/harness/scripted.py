@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from finetune_api.datareport import DataReport, ModelFacts, PrepareReport
+from finetune_api.datareport import BaselineFit, DataReport, ModelFacts, PrepareReport
 from finetune_api.evaluationreport import BaselineScores, ClassScores, EvaluationReport, Interval
 from finetune_api.job import FineTuneJob
 from finetune_api.ratecard import RateCard
@@ -112,6 +112,8 @@ class World:
     problems: tuple[Problem, ...] = ()
     overfitting: Overfitting | None = None
     """What a training ends with."""
+    baselines: tuple[BaselineFit, ...] = ()
+    """What the prepare step says of them."""
     now: datetime = START
     gangs: dict[int, Gang] = field(default_factory=dict)
     forgotten: set[int] = field(default_factory=set)
@@ -409,7 +411,9 @@ class ScriptedEngine:
         return [
             StoredReport(
                 ref=ReportRef(path="prepare.json", digest=DIGEST),
-                prepare=prepared(self.world.model_parameters),
+                prepare=prepared(self.world.model_parameters).model_copy(
+                    update={"baselines": self.world.baselines}
+                ),
             ),
             StoredReport(
                 ref=ReportRef(path="evaluate.json", digest=DIGEST),

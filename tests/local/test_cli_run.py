@@ -431,6 +431,21 @@ def disturbed(a_place: Callable[[str], Place]) -> Disturbed:
     )
 
 
+def test_a_task_that_a_baseline_solves_stops_before_anything_is_trained(
+    a_place: Callable[[str], Place],
+) -> None:
+    place = a_place("solved")
+    gate = [{"name": "accurate", "metric": "accuracy", "min": 0.7}]
+    place.spec["evaluation"] = {"resamples": 200, "gate": gate}
+    place.spec["policy"] = {"onBaselinePasses": "Stop"}
+    end = place.run()
+    assert end.code == ExitCode.STOPPED, end.said
+    assert (end.status.phase, end.status.reason) == (Phase.SUSPENDED, Reason.BASELINE_PASSES)
+    assert "Set policy.onBaselinePasses to Continue" in end.said
+    assert [attempt.step for attempt in end.status.attempts] == [Step.PREPARE]
+    assert not place.checkpoints()
+
+
 def test_a_second_run_in_the_workspace_is_refused(disturbed: Disturbed) -> None:
     assert disturbed.beside.code == ExitCode.STORAGE
     assert "in use by another run" in disturbed.beside.said

@@ -131,6 +131,26 @@ def test_baselines_learn_from_the_training_rows_alone(place: Path) -> None:
     assert [one.name for one in report.baselines] == ["majority", "tfidf"]
 
 
+def test_suspect_rows_of_training_are_counted_and_listed_by_their_ids_alone(place: Path) -> None:
+    environment, report = prepared(place)
+    found = report.data.suspects
+    assert found is not None
+    assert found.looked_at == report.data.train_rows
+    assert 0 < found.rows < found.looked_at / 10
+    assert {(one.has, one.likely) for one in found.pairs} <= {
+        ("negative", "positive"),
+        ("positive", "negative"),
+    }
+    with environment.workspace.path(LAYOUT.suspects).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    ids = [line["row_id"] for line in lines]
+    assert (len(ids), tuple(ids[:10])) == (found.rows, found.examples)
+    train = {row["row_id"]: row["label"] for row in rows_of(environment)["train"]}
+    assert [line["has"] for line in lines] == [report.labels[train[one]] for one in ids]
+    content = environment.workspace.path(LAYOUT.suspects).read_text()
+    assert not any(row["text"] in content for row in sources_of(place).values())
+
+
 def test_a_test_set_of_its_own_stays_whole_and_its_rows_leave_training(place: Path) -> None:
     own = list(sources_of(place).values())[:50]
     with (place / "manifest" / "test.jsonl").open("w") as file:

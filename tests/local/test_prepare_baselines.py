@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 
+from finetune_api.datareport import BaselineFit
+from finetune_api.tasks import TASKS, Metric, Task
+from finetune_trainer.data.rows import CleanRow
 from finetune_trainer.evaluation import tfidf
 from finetune_trainer.evaluation.baselines import (
     Baseline,
@@ -17,7 +24,14 @@ from finetune_trainer.evaluation.baselines import (
     load_baselines,
     save_baselines,
 )
+from finetune_trainer.evaluation.class_evidence import ClassEvidence
+from finetune_trainer.evaluation.label_baselines import load_label_baselines
+from finetune_trainer.evaluation.label_evidence import LabelEvidence
+from finetune_trainer.evaluation.number_baselines import load_number_baselines
+from finetune_trainer.evaluation.number_evidence import NumberEvidence
 from finetune_trainer.evaluation.search import Fitted
+from finetune_trainer.evaluation.tag_evidence import TagEvidence
+from finetune_trainer.tasks.form import Evidence
 
 SEED = 3
 Fits = tuple[Fitted[Majority], Fitted[TfidfLogistic]]
@@ -119,3 +133,93 @@ def test_a_class_that_the_drawn_rows_lack_keeps_its_column(
     save_baselines([one.baseline for one in fitted], tmp_path)
     for one in load_baselines(tmp_path):
         assert one.predict_proba(["good 1", "rare"]).shape == (2, 3)
+
+
+def clean_rows(
+    rows: tuple[list[str], list[int]], target: Callable[[str, int], Any], groups: int = 0
+) -> list[CleanRow[Any, Any]]:
+    texts, labels = rows
+    return [
+        CleanRow(
+            id=str(place),
+            input=text,
+            target=target(text, label),
+            classes=(),
+            group=str(place % groups) if groups else None,
+            key=text.encode(),
+        )
+        for place, (text, label) in enumerate(zip(texts, labels, strict=True))
+    ]
+
+
+def fit_on(
+    evidence: Evidence, rows: list[CleanRow[Any, Any]], classes: tuple[str, ...], folder: Path
+) -> BaselineFit:
+    """The baseline to beat, with its figures on the last hundred rows."""
+    found = evidence.fit_baselines(
+        rows[:-100], rows[-100:], classes, seed=SEED, resamples=200, folder=folder
+    )
+    return found.fits[-1]
+
+
+def test_every_figure_of_a_classifier_is_known_of_its_baselines_on_the_select_rows(
+    rows: tuple[list[str], list[int]], tmp_path: Path
+) -> None:
+    names = ("bad", "good")
+    fit = fit_on(ClassEvidence(), clean_rows(rows, lambda _, label: names[label]), names, tmp_path)
+    assert set(fit.metrics) == set(TASKS[Task.TEXT_CLASSIFICATION].metrics)
+    texts, truth = rows[0][-100:], rows[1][-100:]
+    told = load_baselines(tmp_path)[-1].predict_proba(texts)
+    predicted = told.argmax(axis=1)
+    expected = {
+        Metric.ACCURACY: accuracy_score(truth, predicted),
+        Metric.MACRO_F1: f1_score(truth, predicted, average="macro"),
+        Metric.LOSS: log_loss(truth, told),
+    }
+    assert {one: fit.metrics[one].value for one in expected} == pytest.approx(expected)
+    assert fit.select == fit.metrics[Metric.ACCURACY].value
+    low, high = fit.metrics[Metric.ACCURACY].low, fit.metrics[Metric.ACCURACY].high
+    assert low is not None
+    assert high is not None
+    assert low < fit.select < high
+
+
+def test_rows_of_few_groups_give_baselines_no_interval(
+    rows: tuple[list[str], list[int]], tmp_path: Path
+) -> None:
+    names = ("bad", "good")
+    grouped = clean_rows(rows, lambda _, label: names[label], groups=9)
+    fit = fit_on(ClassEvidence(), grouped, names, tmp_path)
+    assert (fit.metrics[Metric.ACCURACY].low, fit.metrics[Metric.ACCURACY].high) == (None, None)
+
+
+def test_so_are_those_of_labels_numbers_and_tags(
+    rows: tuple[list[str], list[int]], tmp_path: Path
+) -> None:
+    def labels(text: str, label: int) -> frozenset[str]:
+        return frozenset({"good"} if label else ()) | ({"long"} if len(text) > 60 else set())
+
+    of_labels = clean_rows(rows, labels)
+    fit = fit_on(LabelEvidence(), of_labels, ("good", "long"), tmp_path / "labels")
+    assert set(fit.metrics) == set(TASKS[Task.MULTI_LABEL_CLASSIFICATION].metrics)
+    told = load_label_baselines(tmp_path / "labels")[-1].predict_proba(rows[0][-100:])
+    truth = np.asarray(
+        [[one in row.target for one in ("good", "long")] for row in of_labels[-100:]]
+    )
+    assert fit.select == pytest.approx(f1_score(truth, told >= 0.5, average="micro"))
+
+    numbers = clean_rows(rows, lambda text, label: float(label) + len(text) / 100)
+    fit = fit_on(NumberEvidence(), numbers, (), tmp_path / "numbers")
+    assert set(fit.metrics) == set(TASKS[Task.TEXT_REGRESSION].metrics)
+    values = load_number_baselines(tmp_path / "numbers")[-1].predict(rows[0][-100:])
+    gaps = values - np.asarray([row.target for row in numbers[-100:]])
+    assert fit.metrics[Metric.MAE].value == pytest.approx(np.abs(gaps).mean())
+
+    tagged = [
+        replace(row, input=words, target=tuple("X" if len(word) > 4 else "O" for word in words))
+        for row in numbers
+        if (words := tuple(row.input.split()))
+    ]
+    fit = fit_on(TagEvidence(), tagged, ("O", "X"), tmp_path / "tags")
+    # Taggers that are baselines give no probabilities.
+    assert set(fit.metrics) == set(TASKS[Task.TOKEN_CLASSIFICATION].metrics) - {Metric.LOSS}

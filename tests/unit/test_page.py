@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.datareport import TargetStatistics
+from finetune_api.datareport import SuspectPair, Suspects, TargetStatistics
 from finetune_api.evaluationreport import BaselineScores, Interval
 from finetune_api.phases import Phase, Reason
 from finetune_api.report import FailureClass
@@ -231,7 +231,13 @@ def test_a_failed_job_says_its_reason_and_what_to_do(reason: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "reason", [Reason.SUSPENDED_BY_USER, Reason.INTERRUPTED, Reason.BUDGET_EXCEEDED]
+    "reason",
+    [
+        Reason.SUSPENDED_BY_USER,
+        Reason.INTERRUPTED,
+        Reason.BUDGET_EXCEEDED,
+        Reason.BASELINE_PASSES,
+    ],
 )
 def test_a_suspended_job_says_how_it_goes_on(reason: Reason) -> None:
     text = read(without_reports(phase="Suspended", reason=str(reason))).text
@@ -384,6 +390,42 @@ def test_the_lower_loss_lies_lower() -> None:
     drawn = loss_curve(complete())
     assert drawn is not None
     assert drawn.train.dots[0].y < drawn.train.dots[-1].y
+
+
+def test_a_baseline_that_met_the_gate_is_told_beside_the_baselines() -> None:
+    message = "Tuned TF-IDF meets every requirement of the gate on the 857 select rows."
+    condition = {
+        "type": "BaselinePasses",
+        "status": "True",
+        "reason": "BaselinePasses",
+        "message": message,
+        "lastTransitionTime": "2026-11-23T10:05:14Z",
+    }
+    assert message in read(complete(conditions=[condition])).text
+    assert message not in read(complete()).text
+
+
+def test_suspect_rows_are_counted_by_what_they_have_and_called_by_their_ids() -> None:
+    facts = complete()
+    assert facts.prepare is not None
+    assert "suspect" not in read(facts).text
+    suspects = Suspects(
+        baseline=Baseline.TFIDF,
+        looked_at=7512,
+        rows=41,
+        pairs=(
+            SuspectPair(has="negative", likely="positive", rows=38),
+            SuspectPair(likely="positive", rows=3),
+        ),
+        examples=tuple(f"r{row}" for row in range(10)),
+    )
+    data = facts.prepare.data.model_copy(update={"suspects": suspects})
+    prepare = facts.prepare.model_copy(update={"data": data})
+    text = read(dataclasses.replace(facts, prepare=prepare)).text
+    assert "41 of 7,512 training rows (0.5 %) are suspect: tuned TF-IDF" in text
+    assert "negative positive 38" in text
+    assert "not positive positive 3" in text
+    assert "r0, r1, r2, r3, r4, r5, r6, r7, r8, r9…" in text
 
 
 def test_overfitting_and_the_gap_are_told_beside_the_curve() -> None:

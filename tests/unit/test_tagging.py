@@ -161,6 +161,8 @@ def test_a_weight_of_two_is_a_row_twice() -> None:
 def test_figures_do_not_depend_on_the_order_of_rows() -> None:
     one = outputs()
     order = np.random.default_rng(2).permutation(len(one.truth)).tolist()
+    assert one.nll is not None
+    assert one.read is not None
     other = TagOutputs(
         truth=[one.truth[row] for row in order],
         told=tuple([told[row] for row in order] for told in one.told),

@@ -22,6 +22,7 @@ from finetune_api.status import (
 )
 from finetune_api.tasks import METRICS, TASKS
 from finetune_api.times import format_time
+from finetune_operator.core.baselines import passing, passing_sentence
 from finetune_operator.core.classify import COMPLETED, Outcome, classify
 from finetune_operator.core.conditions import with_condition
 from finetune_operator.core.decision import Event
@@ -158,7 +159,7 @@ def _absorb(
     stored = next((report for report in observed.reports if report.ref == ref), None)
     if ref is not None and stored is not None:
         if step is Step.PREPARE and stored.prepare is not None:
-            return _prepared(status, stored.prepare, now, generation)
+            return _prepared(observed, status, stored.prepare, now)
         if step is Step.EVALUATE and stored.evaluation is not None:
             return _evaluated(observed, status, stored.evaluation, ref, now)
     if ref is None:
@@ -179,13 +180,15 @@ def _unreadable(step: Step, what: str) -> Outcome:
 
 
 def _prepared(
-    status: JobStatus, report: PrepareReport, now: datetime, generation: int
+    observed: Observed, status: JobStatus, report: PrepareReport, now: datetime
 ) -> JobStatus:
+    generation = observed.job.metadata.generation
     data = report.data
     message = (
         f"{data.kept_rows} of {data.read_rows} rows kept: {data.train_rows} train, "
         f"{data.select_rows} select, {data.test_rows} test."
     )
+    status = _with_passing_baseline(observed, status, report, now)
     return status.model_copy(
         update={
             "data": data,
@@ -202,6 +205,26 @@ def _prepared(
             ),
         }
     )
+
+
+def _with_passing_baseline(
+    observed: Observed, status: JobStatus, report: PrepareReport, now: datetime
+) -> JobStatus:
+    """The status with a warning where a baseline meets the gate; a smoke run has none."""
+    gate = observed.job.spec.evaluation.gate
+    found = passing(gate, report.baselines)
+    if found is None or (status.resolved is not None and status.resolved.smoke):
+        return status
+    conditions = with_condition(
+        status.conditions,
+        ConditionType.BASELINE_PASSES,
+        "True",
+        Reason.BASELINE_PASSES,
+        passing_sentence(gate, found, report.data.select_rows),
+        now=now,
+        generation=observed.job.metadata.generation,
+    )
+    return status.model_copy(update={"conditions": conditions})
 
 
 def _trained(status: JobStatus, result: TrainResult, now: datetime, generation: int) -> JobStatus:

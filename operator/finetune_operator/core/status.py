@@ -26,7 +26,9 @@ _WELCOME = frozenset(
 """Conditions whose False is a warning."""
 
 
-_UNWELCOME = frozenset({ConditionType.FAILED, ConditionType.OVERFITTING})
+_UNWELCOME = frozenset(
+    {ConditionType.FAILED, ConditionType.OVERFITTING, ConditionType.BASELINE_PASSES}
+)
 """Conditions whose True is one."""
 
 

@@ -127,14 +127,19 @@ def _make(
         images = form.images.describe(rows.roles.train)
         data = data.model_copy(update={"images": images, "tokens": None})
         form.images.keep(rows.roles.test, made_at(making, LAYOUT.test))
-    baselines = form.evidence().fit_baselines(
+    compared = form.evidence().fit_baselines(
         rows.roles.train,
         rows.roles.select,
         rows.classes,
         seed=run.dataset.split.seed,
+        resamples=run.evaluation.resamples,
         folder=made_at(making, LAYOUT.baselines),
     )
-    report = PrepareReport(data=data, model=facts, labels=outputs, baselines=baselines)
+    if compared.doubts is not None:
+        compared.doubts.write(made_at(making, LAYOUT.suspects))
+        suspects = compared.doubts.report(named=target is None)
+        data = data.model_copy(update={"suspects": suspects})
+    report = PrepareReport(data=data, model=facts, labels=outputs, baselines=compared.fits)
     made_at(making, LAYOUT.prepare_report).write_text(
         report.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8"
     )

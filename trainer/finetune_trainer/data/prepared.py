@@ -29,6 +29,7 @@ _MADE = (
     LAYOUT.test,
     LAYOUT.baselines,
     LAYOUT.rendered_rows,
+    LAYOUT.suspects,
     LAYOUT.prepare_report,
 )
 

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline as BaselineName
-from finetune_trainer.evaluation.search import Fitted, class_folds, units_of
+from finetune_trainer.evaluation.search import Fitted, class_folds, units_of, unseen_by
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
@@ -69,11 +69,22 @@ class TfidfLogistic:
 
     def predict_proba(self, texts: Sequence[str]) -> Floats:
         """As scikit-learn has it; 0 for a class so rare that the rows drawn to fit held none."""
-        probabilities = np.zeros((len(texts), self.classes))
-        if len(texts):
-            vectors = self.vectorizer.transform(texts)
-            probabilities[:, self.classifier.classes_] = self.classifier.predict_proba(vectors)
-        return probabilities
+        if not len(texts):
+            return np.zeros((0, self.classes))
+        vectors = self.vectorizer.transform(texts)
+        return class_probabilities(self.classifier, vectors, self.classes)
+
+
+def class_probabilities(classifier: Any, lines: Any, classes: int) -> Floats:
+    """What scikit-learn's classifier says ``[rows, classes]``; 0 for those that it never saw."""
+    probabilities = np.zeros((lines.shape[0], classes))
+    probabilities[:, classifier.classes_] = classifier.predict_proba(lines)
+    return probabilities
+
+
+def share_right(labels: Integers, told: Sequence[Floats]) -> float:
+    """Accuracy of the likeliest classes over all folds."""
+    return float((np.concatenate(told).argmax(axis=1) == labels).mean())
 
 
 def fit_baselines(
@@ -87,23 +98,23 @@ def fit_baselines(
     targets = np.asarray(labels, dtype=np.int64)
     units = units_of(groups)
     majority = Majority(shares=tuple((np.bincount(targets) / len(targets)).tolist()))
+    classes = len(majority.shares)
     tfidf = fit_tfidf(
         texts,
         lambda rows: class_folds(targets[rows], units[rows], seed),
         strengths=("C", _STRENGTHS),
         learn=lambda vectors, rows, strength: _classifier(strength).fit(vectors, targets[rows]),
-        tell=lambda classifier, vectors: classifier.predict(vectors),
-        score=lambda rows, told: float((np.concatenate(told) == targets[rows]).mean()),
+        tell=lambda classifier, vectors: class_probabilities(classifier, vectors, classes),
+        score=lambda rows, told: share_right(targets[rows], told),
         seed=seed,
     )
     return (
         Fitted(baseline=majority, cross_validated=float(max(majority.shares))),
         Fitted(
-            baseline=TfidfLogistic(
-                tfidf.ngrams, len(majority.shares), tfidf.vectorizer, tfidf.learned
-            ),
+            baseline=TfidfLogistic(tfidf.ngrams, classes, tfidf.vectorizer, tfidf.learned),
             settings=tfidf.settings,
-            cross_validated=tfidf.score,
+            cross_validated=tfidf.choice.score,
+            unseen=unseen_by(tfidf.choice),
         ),
     )
 

@@ -12,8 +12,9 @@ import pyarrow as pa
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from finetune_api.datareport import BaselineFit
+from finetune_api.evaluationreport import Metrics
 from finetune_api.tasks import Baseline as BaselineName
+from finetune_api.tasks import Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.baselines import (
     Baseline,
@@ -25,9 +26,11 @@ from finetune_trainer.evaluation.baselines import (
 )
 from finetune_trainer.evaluation.calibration import calibrate
 from finetune_trainer.evaluation.classification import RowOutputs, by_group, score, tell
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
-from finetune_trainer.evaluation.metrics import Integers, log_probabilities
+from finetune_trainer.evaluation.metrics import Floats, Integers, log_probabilities
+from finetune_trainer.evaluation.search import clusters_of
+from finetune_trainer.evaluation.suspects import class_doubts, doubts
 from finetune_trainer.evaluation.tables import named, of_rows, vectors
 from finetune_trainer.evaluation.thresholds import TUNE, mean_f1, threshold
 from finetune_trainer.evaluation.twins import Answers, counterfactuals
@@ -49,24 +52,37 @@ class ClassEvidence:
         classes: tuple[str, ...],
         *,
         seed: int,
+        resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         numbers = {label: number for number, label in enumerate(classes)}
+        labels = np.asarray([numbers[row.target] for row in train], dtype=np.int64)
         fitted = fit_baselines(
             [row.input for row in train],
-            [numbers[row.target] for row in train],
+            labels.tolist(),
             [row.unit for row in train],
             seed,
         )
         save_baselines([one.baseline for one in fitted], folder)
         texts = [row.input for row in select]
         truth = np.asarray([numbers[row.target] for row in select])
+        groups = clusters_of([row.group for row in select])
         told = {one.baseline.name: one.baseline.predict_proba(texts) for one in fitted}
         save_select(told, folder)
-        return tuple(
-            one.report(float((told[one.baseline.name].argmax(axis=1) == truth).mean()))
-            for one in fitted
+        return Compared(
+            fits=tuple(
+                one.report(
+                    Metric.ACCURACY,
+                    class_figures(classes, truth, told[one.baseline.name], groups, resamples, seed),
+                )
+                for one in fitted
+            ),
+            doubts=doubts(
+                fitted[1],
+                [row.id for row in train],
+                lambda rows, told: class_doubts(classes, labels[rows], told),
+            ),
         )
 
     def find(self, test: TestRows) -> Findings:
@@ -121,6 +137,25 @@ class ClassEvidence:
                 device=test.run.gang.device,
             ),
         )
+
+
+def class_figures(
+    names: tuple[str, ...],
+    labels: Integers,
+    probabilities: Floats,
+    groups: Integers | None,
+    resamples: int,
+    seed: int,
+) -> Metrics:
+    """Every figure of a baseline that gives probabilities ``[rows, classes]``, as of a model."""
+    outputs = RowOutputs(
+        names=names,
+        labels=labels,
+        logits=np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)),
+        baselines={},
+        groups=groups,
+    )
+    return score(outputs, resamples, seed).metrics
 
 
 def _answers(outputs: RowOutputs, logits: NDArray[np.float32]) -> Answers:

@@ -34,7 +34,7 @@ class RowOutputs:
 
     names: tuple[str, ...]
     labels: Integers
-    logits: NDArray[np.float32]
+    logits: NDArray[np.floating]
     baselines: Mapping[Baseline, Floats]
     groups: Integers | None = None
     threshold: float | None = None

@@ -1,4 +1,4 @@
-"""What the evaluate step gives a task's evidence, and what it gets back."""
+"""What a task's evidence is given by the evaluate step, and what it gives back to both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ import pyarrow as pa
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.datareport import PrepareReport
+from finetune_api.datareport import BaselineFit, PrepareReport
 from finetune_api.evaluationreport import Generation, Mistake
 from finetune_api.run import Run
 from finetune_trainer.evaluation.scores import Scores
+from finetune_trainer.evaluation.suspects import Doubts
 from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.proof import Proof
 from finetune_trainer.training.rows import Collation
@@ -62,6 +63,14 @@ class TestRows:
         if not columns:
             return {}
         return dict(zip(columns, zip(*self.rows["groups"], strict=True), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What the prepare step's baselines brought: how each was fitted, and what one doubts."""
+
+    fits: tuple[BaselineFit, ...] = ()
+    doubts: Doubts | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,15 +23,15 @@ def _judge(rule: GateRule, against: Baseline | None, scores: Scores) -> GateResu
     if rule.metric in SWAPPED:
         return _judge_swaps(rule, scores)
     figure = _figure(rule, against, scores)
-    measured = None if figure is None else _side(rule, figure)
+    measured = None if figure is None else rule.side(figure)
     return GateResult(
         name=rule.name,
         metric=rule.metric,
         against=against,
         bound=rule.bound.value,
-        required=_required(rule),
+        required=rule.required,
         measured=measured,
-        passed=measured is not None and _holds(rule, measured),
+        passed=measured is not None and rule.holds(measured),
     )
 
 
@@ -52,7 +52,7 @@ def _judge_groups(rule: GateRule, column: str, scores: Scores) -> GateResult:
         return math.inf if end is None else end
 
     name, worst = max(contrasts, key=shortfall, default=(None, None))
-    limit = _required(rule)
+    limit = rule.required
     measured = None if name is None or worst is None else shortfall((name, worst))
     holds = measured is None or measured <= limit
     unknown = bool(short) and rule.insufficient != "pass"
@@ -85,14 +85,14 @@ def _judge_swaps(rule: GateRule, scores: Scores) -> GateResult:
             Metric.FLIP_EXCESS: one.excess,
             Metric.SWAP_CHANGE: one.change,
         }[rule.metric]
-        return None if figure is None else _side(rule, figure)
+        return None if figure is None else rule.side(figure)
 
     short = [one for one in swaps if one.insufficient or measured(one) is None]
     known = [
         (value, one) for one in swaps if (value := measured(one)) is not None and one not in short
     ]
     most, worst = max(known, key=lambda pair: pair[0], default=(None, None))
-    holds = most is None or _holds(rule, most)
+    holds = most is None or rule.holds(most)
     unknown = bool(short) and rule.insufficient != "pass"
     if holds and unknown:
         most, worst = None, short[0]
@@ -100,32 +100,12 @@ def _judge_swaps(rule: GateRule, scores: Scores) -> GateResult:
         name=rule.name,
         metric=rule.metric,
         bound=rule.bound.value,
-        required=_required(rule),
+        required=rule.required,
         measured=most,
         passed=holds and not unknown,
         swap=None if worst is None else worst.name,
         insufficient=bool(short),
     )
-
-
-def _side(rule: GateRule, figure: Interval) -> float | None:
-    sides = {
-        GateBound.POINT: figure.value,
-        GateBound.LOWER: figure.low,
-        GateBound.UPPER: figure.high,
-    }
-    return sides[rule.bound]
-
-
-def _required(rule: GateRule) -> float:
-    limits = [one for one in (rule.min, rule.max, rule.max_shortfall) if one is not None]
-    if len(limits) != 1:
-        raise ValueError(f"gate rule {rule.name} has {len(limits)} limits; the schema asks for one")
-    return limits[0]
-
-
-def _holds(rule: GateRule, measured: float) -> bool:
-    return measured <= _required(rule) if rule.min is None else measured >= rule.min
 
 
 def _against(task: Task, rule: GateRule) -> Baseline | None:

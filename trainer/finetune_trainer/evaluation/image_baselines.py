@@ -24,10 +24,21 @@ from finetune_trainer.evaluation.baselines import (
     Floats,
     Integers,
     Majority,
+    class_probabilities,
     load_majority,
     save_majority,
+    share_right,
 )
-from finetune_trainer.evaluation.search import Choice, Fitted, Folds, class_folds, search, units_of
+from finetune_trainer.evaluation.search import (
+    Choice,
+    Fitted,
+    Folds,
+    Unseen,
+    class_folds,
+    search,
+    units_of,
+    unseen_by,
+)
 from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
 
 SEARCH_ROWS = 4000
@@ -129,7 +140,8 @@ def fit_image_baselines(
     shares = np.bincount(labels) / len(labels)
     searched = drawn(len(labels), SEARCH_ROWS, seed)
     folds = class_folds(labels[searched], units_of(groups)[searched], seed)
-    chosen = _search([images[row] for row in searched], labels[searched], folds)
+    chosen = _search([images[row] for row in searched], labels[searched], len(shares), folds)
+    unseen = unseen_by(chosen)
     fit = drawn(len(labels), FIT_ROWS, seed)
     lines = _described((images[row] for row in fit), chosen.features)
     scale, classifier = _fitted(lines, labels[fit], chosen.strength)
@@ -153,19 +165,22 @@ def fit_image_baselines(
                 "rows": str(len(fit)),
             },
             cross_validated=chosen.score,
+            unseen=None if unseen is None else Unseen(searched[unseen.rows], unseen.told),
         ),
     )
 
 
-def _search(images: Sequence[Pixels], labels: Integers, folds: Folds) -> Choice[str]:
+def _search(
+    images: Sequence[Pixels], labels: Integers, classes: int, folds: Folds
+) -> Choice[str, Floats]:
     described = {features: _described(images, features) for features in _FEATURES} if folds else {}
 
-    def fit(features: str, train: Integers, held: Integers) -> Callable[[float], Integers]:
+    def fit(features: str, train: Integers, held: Integers) -> Callable[[float], Floats]:
         lines = described[features]
 
-        def told(strength: float) -> Integers:
+        def told(strength: float) -> Floats:
             scale, classifier = _fitted(lines[train], labels[train], strength)
-            return np.asarray(classifier.predict(scale.transform(lines[held])))
+            return class_probabilities(classifier, scale.transform(lines[held]), classes)
 
         return told
 
@@ -175,7 +190,7 @@ def _search(images: Sequence[Pixels], labels: Integers, folds: Folds) -> Choice[
         folds,
         default=("pixels", 0.01),
         fit=fit,
-        score=lambda rows, told: float((np.concatenate(told) == labels[rows]).mean()),
+        score=lambda rows, told: share_right(labels[rows], told),
     )
 
 

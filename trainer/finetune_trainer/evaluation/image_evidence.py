@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
-from finetune_api.datareport import BaselineFit
-from finetune_api.evaluationreport import Mistake
+from finetune_api.evaluationreport import Metrics, Mistake
+from finetune_api.tasks import Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.originals import read_originals
 from finetune_trainer.data.pixels import CHANNELS, Pixels
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluation.calibration import calibrate
-from finetune_trainer.evaluation.class_evidence import predictions_table
+from finetune_trainer.evaluation.class_evidence import class_figures, predictions_table
 from finetune_trainer.evaluation.classification import RowOutputs, by_group, score
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.image_baselines import (
     fit_image_baselines,
     load_image_baselines,
@@ -26,6 +26,8 @@ from finetune_trainer.evaluation.image_baselines import (
 )
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Floats, log_probabilities
+from finetune_trainer.evaluation.search import clusters_of
+from finetune_trainer.evaluation.suspects import class_doubts, doubts
 from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
 from finetune_trainer.training.image_batches import ImageBatches
 
@@ -42,8 +44,9 @@ class ImageEvidence:
         classes: tuple[str, ...],
         *,
         seed: int,
+        resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         numbers = {label: number for number, label in enumerate(classes)}
         labels = np.asarray([numbers[row.target] for row in train], dtype=np.int64)
@@ -52,13 +55,22 @@ class ImageEvidence:
         )
         save_image_baselines(majority.baseline, pixels.baseline, folder)
         truth = np.asarray([numbers[row.target] for row in select])
+        groups = clusters_of([row.group for row in select])
 
-        def accuracy(probabilities: Floats) -> float:
-            return float((probabilities.argmax(axis=1) == truth).mean())
+        def figures(probabilities: Floats) -> Metrics:
+            return class_figures(classes, truth, probabilities, groups, resamples, seed)
 
-        return (
-            majority.report(accuracy(majority.baseline.predict_proba(select))),
-            pixels.report(accuracy(pixels.baseline.predict_proba(_Stored(select)))),
+        headline = Metric.ACCURACY
+        return Compared(
+            fits=(
+                majority.report(headline, figures(majority.baseline.predict_proba(select))),
+                pixels.report(headline, figures(pixels.baseline.predict_proba(_Stored(select)))),
+            ),
+            doubts=doubts(
+                pixels,
+                [row.id for row in train],
+                lambda rows, told: class_doubts(classes, labels[rows], told),
+            ),
         )
 
     def find(self, test: TestRows) -> Findings:

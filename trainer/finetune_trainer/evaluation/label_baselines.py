@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation.multilabel import THRESHOLD, Flags, figures, sigmoid
-from finetune_trainer.evaluation.search import Fitted, group_folds, units_of
+from finetune_trainer.evaluation.search import Fitted, group_folds, units_of, unseen_by
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
@@ -89,7 +89,8 @@ def fit_label_baselines(
         Fitted(
             baseline=TfidfLabels(tfidf.ngrams, tfidf.vectorizer, *tfidf.learned),
             settings=tfidf.settings,
-            cross_validated=tfidf.score,
+            cross_validated=tfidf.choice.score,
+            unseen=unseen_by(tfidf.choice),
         ),
     )
 

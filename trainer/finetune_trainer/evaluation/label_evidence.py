@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune_api.datareport import BaselineFit
-from finetune_api.tasks import Baseline
+from finetune_api.evaluationreport import Metrics
+from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.baselines import load_select, save_select
 from finetune_trainer.evaluation.class_evidence import (
@@ -19,16 +19,24 @@ from finetune_trainer.evaluation.class_evidence import (
     TEXT_PIPELINE,
     spread_over_lengths,
 )
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.label_baselines import (
     fit_label_baselines,
     load_label_baselines,
-    micro_f1,
     save_label_baselines,
 )
 from finetune_trainer.evaluation.metrics import Floats
-from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, by_group, score, sigmoid
+from finetune_trainer.evaluation.multilabel import (
+    Flags,
+    LabelOutputs,
+    by_group,
+    logit,
+    score,
+    sigmoid,
+)
+from finetune_trainer.evaluation.search import clusters_of
+from finetune_trainer.evaluation.suspects import doubts, label_doubts
 from finetune_trainer.evaluation.tables import of_rows, vectors
 from finetune_trainer.evaluation.thresholds import TUNE, f1, threshold
 from finetune_trainer.evaluation.twins import Answers, counterfactuals
@@ -45,12 +53,14 @@ class LabelEvidence:
         classes: tuple[str, ...],
         *,
         seed: int,
+        resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
+        labels = _flags(train, classes)
         shares, tfidf = fit_label_baselines(
             [row.input for row in train],
-            _flags(train, classes),
+            labels,
             [row.unit for row in train],
             seed,
         )
@@ -61,8 +71,22 @@ class LabelEvidence:
             tfidf.baseline.name: tfidf.baseline.predict_proba(texts),
         }
         save_select(told, folder)
-        return tuple(
-            one.report(micro_f1(truth, told[one.baseline.name])) for one in (shares, tfidf)
+        groups = clusters_of([row.group for row in select])
+
+        def figures(probabilities: Floats) -> Metrics:
+            outputs = LabelOutputs(classes, truth, logit(probabilities), {}, groups)
+            return score(outputs, resamples, seed).metrics
+
+        return Compared(
+            fits=tuple(
+                one.report(Metric.MICRO_F1, figures(told[one.baseline.name]))
+                for one in (shares, tfidf)
+            ),
+            doubts=doubts(
+                tfidf,
+                [row.id for row in train],
+                lambda rows, told: label_doubts(classes, labels[rows], told),
+            ),
         )
 
     def find(self, test: TestRows) -> Findings:

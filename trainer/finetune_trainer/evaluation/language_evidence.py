@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.datareport import BaselineFit
 from finetune_api.evaluationreport import BaselineScores, Generation, Metrics
 from finetune_api.report import PASSAGE_CHARACTERS
 from finetune_api.tasks import Baseline, Metric
@@ -24,7 +23,7 @@ from finetune_trainer.evaluation.continuations import (
     continued,
     prompt_ids,
 )
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.language_scores import (
     LanguageFigures,
     LanguageOutputs,
@@ -66,10 +65,11 @@ class LanguageEvidence:
         classes: tuple[str, ...],  # noqa: ARG002
         *,
         seed: int,  # noqa: ARG002
+        resamples: int,  # noqa: ARG002
         folder: Path,  # noqa: ARG002
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Nothing is fitted: what it is compared with is the untuned model."""
-        return ()
+        return Compared()
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by its base, and have both answer some."""

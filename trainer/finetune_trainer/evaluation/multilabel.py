@@ -37,7 +37,7 @@ class LabelOutputs:
 
     names: tuple[str, ...]
     truth: Flags
-    logits: NDArray[np.float32]
+    logits: NDArray[np.floating]
     baselines: Mapping[Baseline, Floats]
     groups: Integers | None = None
     thresholds: Floats | None = None
@@ -68,6 +68,14 @@ def sigmoid(logits: NDArray[np.floating]) -> Floats:
     """Probabilities in double precision."""
     exact: Floats = logits.astype(np.float64)
     result: Floats = np.exp(-np.logaddexp(0.0, -exact))
+    return result
+
+
+def logit(probabilities: Floats) -> Floats:
+    """What ``sigmoid`` takes to these; of certainty the farthest number that is finite."""
+    smallest = np.finfo(np.float64).tiny
+    log, log_not = (np.log(np.maximum(p, smallest)) for p in (probabilities, 1.0 - probabilities))
+    result: Floats = log - log_not
     return result
 
 

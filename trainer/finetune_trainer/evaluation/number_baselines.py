@@ -15,7 +15,7 @@ from sklearn.linear_model import Ridge
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline
-from finetune_trainer.evaluation.search import Fitted, group_folds, units_of
+from finetune_trainer.evaluation.search import Fitted, group_folds, units_of, unseen_by
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
@@ -78,7 +78,7 @@ def fit_number_baselines(
         lambda rows: group_folds(units[rows], seed),
         strengths=("alpha", _STRENGTHS),
         learn=lambda vectors, rows, strength: Ridge(alpha=strength).fit(vectors, targets[rows]),
-        tell=lambda ridge, vectors: ridge.predict(vectors),
+        tell=_predicted,
         score=lambda rows, told: -rmse(np.concatenate(told) - targets[rows]),
         seed=seed,
     )
@@ -93,9 +93,14 @@ def fit_number_baselines(
                 float(ridge.intercept_),
             ),
             settings=tfidf.settings,
-            cross_validated=None if tfidf.score is None else -tfidf.score,
+            cross_validated=None if tfidf.choice.score is None else -tfidf.choice.score,
+            unseen=unseen_by(tfidf.choice),
         ),
     )
+
+
+def _predicted(ridge: Any, vectors: Any) -> Floats:
+    return np.asarray(ridge.predict(vectors), dtype=np.float64)
 
 
 def rmse(gaps: Floats) -> float:

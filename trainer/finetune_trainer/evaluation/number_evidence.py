@@ -9,18 +9,21 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from finetune_api.datareport import BaselineFit
+from finetune_api.evaluationreport import Metrics
+from finetune_api.tasks import Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.evaluation.class_evidence import PROOF_ROWS, spread_over_lengths
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
+from finetune_trainer.evaluation.metrics import Floats
 from finetune_trainer.evaluation.number_baselines import (
     fit_number_baselines,
     load_number_baselines,
-    rmse,
     save_number_baselines,
 )
 from finetune_trainer.evaluation.regression import NumberOutputs, by_group, score
+from finetune_trainer.evaluation.search import clusters_of
+from finetune_trainer.evaluation.suspects import doubts, number_doubts
 from finetune_trainer.evaluation.tables import of_rows
 from finetune_trainer.evaluation.twins import Answers, counterfactuals
 from finetune_trainer.models.proof import Pipeline, Proof, compare_numbers
@@ -39,8 +42,9 @@ class NumberEvidence:
         classes: tuple[str, ...],  # noqa: ARG002 - there are none
         *,
         seed: int,
+        resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         mean, tfidf = fit_number_baselines(
             [row.input for row in train],
@@ -51,7 +55,24 @@ class NumberEvidence:
         save_number_baselines(mean.baseline, tfidf.baseline, folder)
         texts = [row.input for row in select]
         truth = np.asarray([row.target for row in select], dtype=np.float64)
-        return tuple(one.report(rmse(one.baseline.predict(texts) - truth)) for one in (mean, tfidf))
+        groups = clusters_of([row.group for row in select])
+
+        def figures(told: Floats) -> Metrics:
+            return score(NumberOutputs(truth, told, {}, groups), resamples, seed).metrics
+
+        return Compared(
+            fits=tuple(
+                one.report(Metric.RMSE, figures(one.baseline.predict(texts)))
+                for one in (mean, tfidf)
+            ),
+            doubts=doubts(
+                tfidf,
+                [row.id for row in train],
+                lambda rows, told: number_doubts(
+                    np.asarray([train[row].target for row in rows], dtype=np.float64), told
+                ),
+            ),
+        )
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, in the same order."""

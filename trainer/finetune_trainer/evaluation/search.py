@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
 
 from finetune_api.datareport import BaselineFit
-from finetune_api.tasks import Baseline
+from finetune_api.evaluationreport import Metrics
+from finetune_api.tasks import Baseline, Metric
 
+Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Folds = Sequence[tuple[Integers, Integers]]
 """The rows to fit on, and those that are held out."""
@@ -26,13 +28,31 @@ A = TypeVar("A")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice(Generic[F]):
-    """What a search ended with; without folds it is the default, unmeasured."""
+class Choice(Generic[F, A]):
+    """What a search ended with; without folds it is the default, unmeasured.
+
+    ``told`` is what it said of the ``held`` rows of each fold, fitted on the others.
+    """
 
     features: F
     strength: float
     score: float | None
     folds: int
+    held: Integers
+    told: tuple[A, ...]
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What a baseline said of ``rows``, each time fitted without them: ``[n, …]``."""
+
+    rows: Integers
+    told: Floats
+
+
+def unseen_by(choice: Choice[F, Floats]) -> Unseen | None:
+    """The rows that folds held out; None without folds."""
+    return Unseen(choice.held, np.concatenate(choice.told)) if choice.told else None
 
 
 class Named(Protocol):
@@ -53,14 +73,16 @@ class Fitted(Generic[B]):
     baseline: B
     settings: dict[str, str] = field(default_factory=dict)
     cross_validated: float | None
+    unseen: Unseen | None = None
 
-    def report(self, select: float) -> BaselineFit:
-        """What the prepare step says of it; ``select`` is its score on the select rows."""
+    def report(self, headline: Metric, metrics: Metrics) -> BaselineFit:
+        """What the prepare step says of it; ``metrics`` are those on the select rows."""
         return BaselineFit(
             name=self.baseline.name,
             settings=self.settings,
             cross_validated=self.cross_validated,
-            select=select,
+            select=metrics[headline].value,
+            metrics=metrics,
         )
 
 
@@ -72,7 +94,7 @@ def search(
     default: tuple[F, float],
     fit: Callable[[F, Integers, Integers], Callable[[float], A]],
     score: Callable[[Integers, list[A]], float],
-) -> Choice[F]:
+) -> Choice[F, A]:
     """Try every setting in every fold; the highest score wins, in a tie what was tried first.
 
     ``fit`` is for features, the rows to fit on and those held out: it answers, for a strength, what
@@ -80,9 +102,16 @@ def search(
     those of each fold.
     """
     if not folds:
-        return Choice(features=default[0], strength=default[1], score=None, folds=0)
+        return Choice(
+            features=default[0],
+            strength=default[1],
+            score=None,
+            folds=0,
+            held=np.zeros(0, dtype=np.int64),
+            told=(),
+        )
     held = np.concatenate([rows for _, rows in folds])
-    best: Choice[F] | None = None
+    best: Choice[F, A] | None = None
     for own in features:
         said: dict[float, list[A]] = {strength: [] for strength in strengths}
         for train, unseen in folds:
@@ -92,7 +121,14 @@ def search(
         for strength in strengths:
             reached = score(held, said[strength])
             if best is None or best.score is None or reached > best.score:
-                best = Choice(features=own, strength=strength, score=reached, folds=len(folds))
+                best = Choice(
+                    features=own,
+                    strength=strength,
+                    score=reached,
+                    folds=len(folds),
+                    held=held,
+                    told=tuple(said[strength]),
+                )
     assert best is not None
     return best
 
@@ -100,6 +136,11 @@ def search(
 def units_of(groups: Sequence[object]) -> Integers:
     """The groups of rows as numbers."""
     return np.unique(np.asarray([str(group) for group in groups]), return_inverse=True)[1]
+
+
+def clusters_of(groups: Sequence[str | None]) -> Integers | None:
+    """The group column's value of each row as a number; None where rows stand for themselves."""
+    return None if None in groups else units_of(groups)
 
 
 def group_folds(units: Integers, seed: int, most: int = FOLDS) -> Folds:

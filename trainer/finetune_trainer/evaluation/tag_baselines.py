@@ -192,7 +192,9 @@ def _rows_of(rows: Sequence[Words], most_words: int, seed: int) -> Integers:
     return drawn(len(rows), max(1, int(most_words / mean)), seed)
 
 
-def _search(rows: list[Words], tags: list[Tags], folds: Folds, finding: Finding) -> Choice[None]:
+def _search(
+    rows: list[Words], tags: list[Tags], folds: Folds, finding: Finding
+) -> Choice[None, list[Tags]]:
     """Of features there is one kind; the strength is chosen by micro F1."""
 
     def fit(_features: None, train: Integers, held: Integers) -> Callable[[float], list[Tags]]:

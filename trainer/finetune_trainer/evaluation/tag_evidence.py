@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from finetune_api.datareport import BaselineFit
+from finetune_api.evaluationreport import Metrics
+from finetune_api.tasks import Metric
 from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.tagged import OUTSIDE
 from finetune_trainer.evaluation.class_evidence import PROOF_ROWS, spread_over_lengths
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.inference import (
     Places,
     batches_by_length,
@@ -22,13 +23,13 @@ from finetune_trainer.evaluation.inference import (
     score_rows,
 )
 from finetune_trainer.evaluation.metrics import Floats, Integers
+from finetune_trainer.evaluation.search import clusters_of
 from finetune_trainer.evaluation.spans import Told, finding_for, spans_of_plain
 from finetune_trainer.evaluation.tables import of_rows
 from finetune_trainer.evaluation.tag_baselines import (
     fit_taggers,
     load_taggers,
     save_taggers,
-    span_f1,
 )
 from finetune_trainer.evaluation.tagging import TagOutputs, score
 from finetune_trainer.models.proof import Pipeline, Proof, TokenAnswer, compare_tags
@@ -51,8 +52,9 @@ class TagEvidence:
         classes: tuple[str, ...],
         *,
         seed: int,
+        resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
+    ) -> Compared:
         """Fit on ``train`` alone; ``select`` only shows how well it went."""
         finding = finding_for(classes)
         majority, features = fit_taggers(
@@ -64,9 +66,19 @@ class TagEvidence:
         )
         save_taggers(majority.baseline, features.baseline, folder)
         words, truth = [row.input for row in select], [row.target for row in select]
-        return tuple(
-            one.report(span_f1(truth, one.baseline.tag(words), finding))
-            for one in (majority, features)
+        groups = clusters_of([row.group for row in select])
+
+        def figures(told: Sequence[Told]) -> Metrics:
+            outputs = TagOutputs(
+                truth=truth, told=(told,), baselines=(), finding=finding, groups=groups
+            )
+            return score(outputs, resamples, seed).metrics
+
+        return Compared(
+            fits=tuple(
+                one.report(Metric.MICRO_F1, figures(one.baseline.tag(words)))
+                for one in (majority, features)
+            )
         )
 
     def find(self, test: TestRows) -> Findings:

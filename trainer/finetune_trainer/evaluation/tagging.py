@@ -34,16 +34,16 @@ class TagOutputs:
     """What model and baselines say of the words of ``n`` rows.
 
     ``told`` has the model's tags first, then those of each of ``baselines``. ``nll`` is the summed
-    negative log-likelihood (nats) of the tags of the ``read`` words of each row, both ``[n]``;
-    ``groups`` numbers the group of each row, if there are any.
+    negative log-likelihood (nats) of the tags of the ``read`` words of each row, both ``[n]``, and
+    unset of who gives no probabilities; ``groups`` numbers the group of each row, if there are any.
     """
 
     truth: Sequence[Told]
     told: Sequence[Sequence[Told]]
     baselines: tuple[Baseline, ...]
-    nll: Floats
-    read: Integers
     finding: Finding
+    nll: Floats | None = None
+    read: Integers | None = None
     groups: Integers | None = None
 
     @property
@@ -100,12 +100,17 @@ def score(outputs: TagOutputs, resamples: int, seed: int) -> Scores:
         {figure: np.concatenate([chunk[figure] for chunk in chunks]) for figure in point},
         outputs.units,
     )
-    loss = float(outputs.nll.sum() / max(1, int(outputs.read.sum())))
     return Scores(
-        metrics={**resampled.bounded(_MODEL_FIGURES), Metric.LOSS: Interval(value=loss)},
+        metrics={**resampled.bounded(_MODEL_FIGURES), **_loss(outputs)},
         per_class=type_scores(counts),
         baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
     )
+
+
+def _loss(outputs: TagOutputs) -> dict[Metric, Interval]:
+    if outputs.nll is None or outputs.read is None:
+        return {}
+    return {Metric.LOSS: Interval(value=float(outputs.nll.sum() / max(1, outputs.read.sum())))}
 
 
 def figures(counts: TagCounts, weights: Floats) -> dict[Metric, Floats]:

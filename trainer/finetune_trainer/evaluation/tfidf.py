@@ -13,7 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from finetune_api.markers import Contract
 from finetune_trainer.errors import DataError, StorageError
-from finetune_trainer.evaluation.search import Folds, Integers, search
+from finetune_trainer.evaluation.search import Choice, Folds, Integers, search
 
 SEARCH_ROWS = 20_000
 """Cross-validation looks at no more rows than this, drawn at random: it ranks settings only."""
@@ -70,14 +70,18 @@ def make_vectorizer(ngrams: NGrams, vocabulary: dict[str, int] | None = None) ->
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedTfidf(Generic[L]):
+class FittedTfidf(Generic[L, A]):
     """A vectorizer, what was learned on its vectors, and what the search for both ended with."""
 
-    ngrams: NGrams
     vectorizer: Any
     learned: L
     settings: dict[str, str]
-    score: float | None
+    choice: Choice[NGrams, A]
+
+    @property
+    def ngrams(self) -> NGrams:
+        """What the vectorizer counts."""
+        return self.choice.features
 
 
 def fit_tfidf(
@@ -89,7 +93,7 @@ def fit_tfidf(
     tell: Callable[[L, Any], A],
     score: Callable[[Integers, list[A]], float],
     seed: int,
-) -> FittedTfidf[L]:
+) -> FittedTfidf[L, A]:
     """Choose n-grams and strength (its name, and what it may be) in folds, and fit with them.
 
     ``folds`` divides the rows that are searched, which it is given, and says of which it speaks by
@@ -117,7 +121,6 @@ def fit_tfidf(
     vectorizer = make_vectorizer(chosen.features)
     vectors = vectorizer.fit_transform([texts[row] for row in rows])
     return FittedTfidf(
-        ngrams=chosen.features,
         vectorizer=vectorizer,
         learned=learn(vectors, rows, chosen.strength),
         settings={
@@ -126,7 +129,7 @@ def fit_tfidf(
             "folds": str(chosen.folds),
             "rows": str(len(rows)),
         },
-        score=chosen.score,
+        choice=chosen,
     )
 
 

@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from finetune_api.datareport import BaselineFit, ImageStatistics, PrepareReport
+from finetune_api.datareport import ImageStatistics, PrepareReport
 from finetune_api.dataset import Dataset
 from finetune_api.run import Run
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
 from finetune_trainer.data.form import AnyCleanRow, AnyForm
 from finetune_trainer.data.pixels import PixelForm
-from finetune_trainer.evaluation.findings import Findings, TestRows
+from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.processors import Processor
 from finetune_trainer.training.rows import Batch, Collation, Padding
@@ -59,9 +59,13 @@ class Evidence(Protocol):
         classes: tuple[str, ...],
         *,
         seed: int,
+        resamples: int,
         folder: Path,
-    ) -> tuple[BaselineFit, ...]:
-        """Fit on ``train`` alone and save to ``folder``; ``select`` only shows how well it went."""
+    ) -> Compared:
+        """Fit on ``train`` alone and save to ``folder``; ``select`` only shows how well it went.
+
+        ``resamples`` are those behind each interval of a figure on ``select``.
+        """
 
     def find(self, test: TestRows) -> Findings:
         """Score every test row by the model and by each baseline, and sum up."""

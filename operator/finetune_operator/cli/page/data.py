@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from finetune_api.datareport import DataReport, Spread
+from finetune_api.datareport import DataReport, Spread, Suspects
+from finetune_api.tasks import BASELINES
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.facts import PageFacts
 
@@ -31,6 +32,15 @@ class Role:
 
 
 @dataclass(frozen=True)
+class Suspicion:
+    """Rows whose target a baseline doubts; ``pairs`` are what they have, what is likely, rows."""
+
+    sentence: str
+    pairs: tuple[tuple[str, str, str], ...]
+    examples: str
+
+
+@dataclass(frozen=True)
 class Data:
     """The section on the rows."""
 
@@ -46,6 +56,7 @@ class Data:
     variety: tuple[tuple[str, str], ...]
     tokens: tuple[tuple[str, str], ...]
     images: tuple[tuple[str, str], ...]
+    suspects: Suspicion | None
 
 
 def data(facts: PageFacts) -> Data | None:
@@ -88,6 +99,7 @@ def data(facts: PageFacts) -> Data | None:
         variety=_variety(report),
         tokens=_tokens(report),
         images=_images(report),
+        suspects=None if report.suspects is None else _suspicion(report.suspects),
     )
 
 
@@ -158,6 +170,25 @@ def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:
         ("Longest row", figures.count(tokens.max)),
         ("Rows cut to the limit", cut),
         *_unread(report),
+    )
+
+
+def _suspicion(found: Suspects) -> Suspicion:
+    share = figures.with_percent(found.rows / found.looked_at if found.looked_at else 0.0)
+    of = f"of {figures.counted(found.looked_at, 'training row')} ({share})"
+    return Suspicion(
+        sentence=f"{figures.count(found.rows)} {of} are suspect: {BASELINES[found.baseline]}, "
+        "fitted without them, takes something else for likelier. They were used all the same, for "
+        "a row may be hard and not wrong.",
+        pairs=tuple(
+            (
+                pair.has or f"not {pair.likely}",
+                pair.likely or f"not {pair.has}",
+                figures.count(pair.rows),
+            )
+            for pair in found.pairs
+        ),
+        examples=", ".join(found.examples) + ("…" if found.rows > len(found.examples) else ""),
     )
 
 

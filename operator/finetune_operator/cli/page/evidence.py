@@ -3,11 +3,11 @@
 Positions are percent of an axis, shares percent of a row; every figure is the report's own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from finetune_api.balance import uncalibrated
-from finetune_api.datareport import BaselineFit, PrepareReport
+from finetune_api.datareport import BaselineFit
 from finetune_api.evaluationreport import (
     BaselineScores,
     EvaluationReport,
@@ -15,6 +15,8 @@ from finetune_api.evaluationreport import (
     Generation,
     Metrics,
 )
+from finetune_api.phases import ConditionType
+from finetune_api.status import JobStatus
 from finetune_api.tasks import BASELINES, METRICS, TASKS, TaskFacts
 from finetune_operator.cli.page import figures
 from finetune_operator.cli.page.axis import Axis, axis
@@ -24,6 +26,7 @@ from finetune_operator.cli.page.facts import PageFacts
 from finetune_operator.cli.page.groups import GroupTable, groups
 from finetune_operator.cli.page.swaps import SwapTable, swaps
 from finetune_operator.cli.page.verdict import compared, measured_shortfall, title
+from finetune_operator.core.conditions import find, is_true
 
 WIDEST_MATRIX = 24
 """Classes that a matrix shows; of more, the most frequent confusions are listed."""
@@ -134,7 +137,7 @@ def evidence(facts: PageFacts) -> Evidence | None:
         resamples=figures.count(report.resamples),
         unit=report.interval_unit,
         gate=tuple(_requirement(result) for result in report.gate),
-        comparison=_comparison(report, facts.prepare),
+        comparison=_comparison(report, facts),
         groups=groups(report),
         swaps=swaps(report.counterfactuals),
         calibration=calibration(report),
@@ -192,8 +195,8 @@ def _requirement(result: GateResult) -> Requirement:
     )
 
 
-def _comparison(report: EvaluationReport, prepare: PrepareReport | None) -> Comparison:
-    task = TASKS[report.task]
+def _comparison(report: EvaluationReport, facts: PageFacts) -> Comparison:
+    task, prepare = TASKS[report.task], facts.prepare
     fits = {fit.name: fit for fit in prepare.baselines} if prepare is not None else {}
     sign = 1 if METRICS[task.headline].lower_is_better else -1
     baselines = sorted(report.baselines, key=lambda b: sign * b.metrics[task.headline].value)
@@ -212,8 +215,18 @@ def _comparison(report: EvaluationReport, prepare: PrepareReport | None) -> Comp
             Tick(marks.percent(value), figures.places(value, marks.decimals))
             for value in marks.ticks
         ),
-        sentences=tuple(f"The model {compared(task.error, b)}." for b in baselines),
+        sentences=(
+            *(f"The model {compared(task.error, b)}." for b in baselines),
+            *_passing(facts.status),
+        ),
     )
+
+
+def _passing(status: JobStatus) -> Iterator[str]:
+    """That a baseline met the gate before anything was trained, if one did."""
+    kind = ConditionType.BASELINE_PASSES
+    if is_true(status.conditions, kind) and (found := find(status.conditions, kind)) is not None:
+        yield found.message
 
 
 def _whisker(name: str, task: TaskFacts, metrics: Metrics, marks: Axis) -> Whisker:

@@ -28,6 +28,7 @@ _NEXT: dict[str, str] = {
     Reason.SUSPENDED_BY_USER: "Its work is saved. Set suspend: false to go on.",
     Reason.INTERRUPTED: "Its work is saved. Run the same command again to go on.",
     Reason.BUDGET_EXCEEDED: "Its work is saved. Raise the limit in budget to go on.",
+    Reason.BASELINE_PASSES: "Its work is saved. Set policy.onBaselinePasses: Continue to go on.",
     Reason.INVALID_SPEC: "Mend the manifest and apply it again.",
     Reason.RATE_MISSING: "Add an entry for this device to a rate card, or take the money limit "
     "out of budget.",

@@ -1,6 +1,7 @@
 """One rule, one file, in the order in which ``reconcile`` asks them. The first finding decides."""
 
 from finetune_operator.core.policies.backoff import backoff
+from finetune_operator.core.policies.baseline import baseline
 from finetune_operator.core.policies.budget import budget
 from finetune_operator.core.policies.deadline import deadline
 from finetune_operator.core.policies.deletion import deletion
@@ -23,6 +24,7 @@ POLICIES: tuple[Policy, ...] = (
     pricing,
     suspension,
     resize,
+    baseline,
     budget,
     deadline,
     gang,
