@@ -248,6 +248,12 @@ class BaselineFit(Contract):
     ] = None
 
 
+LeftOut = Annotated[
+    dict[Baseline, ShortText],
+    Field(max_length=10, description="Baselines of the task that were not made, and why."),
+]
+
+
 class PrepareReport(Contract):
     """The prepare step's whole result."""
 
@@ -256,3 +262,4 @@ class PrepareReport(Contract):
     model: ModelFacts
     labels: Annotated[tuple[ShortText, ...], Field(max_length=200)]
     baselines: Annotated[tuple[BaselineFit, ...], Field(max_length=10)] = ()
+    baselines_left_out: LeftOut = Field(default_factory=dict)

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.datareport import LeftOut
 from finetune_api.markers import Contract, Digest, Label, ShortText
 from finetune_api.report import Count, Passage, ReportRef, Size, Steps
 from finetune_api.tasks import METRICS, Baseline, Metric, Task
@@ -336,6 +337,7 @@ class EvaluationReport(Contract):
         Field(description="Rows: the true class; columns: the predicted one."),
     ] = ()
     baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)]
+    baselines_left_out: LeftOut = Field(default_factory=dict)
     groups: Annotated[
         tuple[GroupsReport, ...],
         Field(max_length=3, description="Of each column of evaluation.groups."),

@@ -29,6 +29,8 @@ from finetune_trainer.evaluation.label_baselines import (
 )
 from finetune_trainer.evaluation.metrics import Floats
 from finetune_trainer.evaluation.multilabel import Flags, LabelOutputs, by_group, score, sigmoid
+from finetune_trainer.evaluation.probe import LABELS
+from finetune_trainer.evaluation.probing import Probed, ask_probe
 from finetune_trainer.evaluation.tables import of_rows, vectors
 from finetune_trainer.evaluation.thresholds import TUNE, f1, threshold
 from finetune_trainer.evaluation.twins import Answers, counterfactuals
@@ -37,6 +39,8 @@ from finetune_trainer.models.proof import Proof, compare_classes
 
 class LabelEvidence:
     """Evidence of a classifier of several labels; ``LabelRows`` are what it is given."""
+
+    probe = LABELS
 
     def fit_baselines(
         self,
@@ -69,14 +73,16 @@ class LabelEvidence:
         """Score every test row by the model and by each baseline, in the same order."""
         texts = list(test.rows["text"])
         groups = test.groups
-        cuts, baseline_cuts = _thresholds(test)
+        probed = ask_probe(test, self.probe)
+        cuts, baseline_cuts = _thresholds(test, probed)
         outputs = LabelOutputs(
             names=test.prepared.labels,
             truth=np.asarray(test.rows["label"], dtype=np.bool_),
             logits=row_logits(test.model, test.rows, test.collation),
             baselines={
                 one.name: one.predict_proba(texts) for one in load_label_baselines(test.baselines)
-            },
+            }
+            | probed.rows,
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
             thresholds=cuts,
             baseline_thresholds=baseline_cuts,
@@ -120,7 +126,7 @@ def _answers(outputs: LabelOutputs, logits: NDArray[np.float32]) -> Answers:
     return Answers(told=told, values=probabilities, columns=columns)
 
 
-def _thresholds(test: TestRows) -> tuple[Floats | None, dict[Baseline, Floats]]:
+def _thresholds(test: TestRows, probed: Probed) -> tuple[Floats | None, dict[Baseline, Floats]]:
     """From which probability each label is told, by the model and, where tuned, by each baseline.
 
     Unset it is a half for all.
@@ -137,7 +143,8 @@ def _thresholds(test: TestRows) -> tuple[Floats | None, dict[Baseline, Floats]]:
     model = of(sigmoid(row_logits(test.model, test.select, test.collation)))
     if asked != TUNE:
         return model, {}
-    return model, {name: of(values) for name, values in load_select(test.baselines).items()}
+    told = {**load_select(test.baselines), **probed.select}
+    return model, {name: of(values) for name, values in told.items()}
 
 
 def predictions_table(

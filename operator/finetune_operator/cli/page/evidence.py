@@ -212,7 +212,13 @@ def _comparison(report: EvaluationReport, prepare: PrepareReport | None) -> Comp
             Tick(marks.percent(value), figures.places(value, marks.decimals))
             for value in marks.ticks
         ),
-        sentences=tuple(f"The model {compared(task.error, b)}." for b in baselines),
+        sentences=(
+            *(f"The model {compared(task.error, b)}." for b in baselines),
+            *(
+                f"It was not compared with {BASELINES[name]}: {reason}."
+                for name, reason in report.baselines_left_out.items()
+            ),
+        ),
     )
 
 
