@@ -30,10 +30,10 @@ from finetune_trainer.evaluation.search import (
 )
 from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
 
-SEARCH_ROWS = 2000
+SEARCH_ROWS = 1000
 """Cross-validation looks at no more rows than this, drawn at random: it ranks strengths only."""
 
-_ITERATIONS = 200
+_ITERATIONS = 100
 _FILE = "probe.safetensors"
 
 Features = NDArray[np.float32]
