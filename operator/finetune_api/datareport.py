@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.evaluationreport import Metrics
+from finetune_api.evaluationreport import LeftOut, Metrics
 from finetune_api.markers import Contract, Digest, Label, ShortText
 from finetune_api.report import Count, Size
 from finetune_api.tasks import Baseline
@@ -388,3 +388,4 @@ class PrepareReport(Contract):
     model: ModelFacts
     labels: Annotated[tuple[ShortText, ...], Field(max_length=200)]
     baselines: Annotated[tuple[BaselineFit, ...], Field(max_length=10)] = ()
+    baselines_left_out: LeftOut = Field(default_factory=dict)

@@ -85,7 +85,10 @@ class GateRule(Contract):
     ] = GateBound.POINT
     against: Annotated[
         Baseline | None,
-        Field(description="The baseline of errorReduction (by default the task's last one)."),
+        Field(
+            description="The baseline of errorReduction. By default the conventional one: tfidf, "
+            "pixels, wordFeatures, or of language models untuned."
+        ),
     ] = None
     group: Annotated[
         ShortText | None,

@@ -21,7 +21,13 @@ class Interval(Contract):
 
 
 Metrics = Annotated[dict[Metric, Interval], Field(max_length=20)]
-"""Figures on the test rows by name; those of a task stand in ``tasks.TASKS``."""
+"""Figures by name; those of a task stand in ``tasks.TASKS``."""
+
+
+LeftOut = Annotated[
+    dict[Baseline, ShortText],
+    Field(max_length=10, description="Baselines of the task that were not made, and why."),
+]
 
 
 Thresholds = Annotated[dict[ShortText, Annotated[float, Field(ge=0, le=1)]], Field(max_length=200)]
@@ -336,6 +342,7 @@ class EvaluationReport(Contract):
         Field(description="Rows: the true class; columns: the predicted one."),
     ] = ()
     baselines: Annotated[tuple[BaselineScores, ...], Field(max_length=10)]
+    baselines_left_out: LeftOut = Field(default_factory=dict)
     groups: Annotated[
         tuple[GroupsReport, ...],
         Field(max_length=3, description="Of each column of evaluation.groups."),

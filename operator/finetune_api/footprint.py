@@ -364,13 +364,29 @@ def step_flops(model: ModelFacts, *, global_batch_size: int, sequence_length: in
     """
     if model.image is not None:
         return global_batch_size * (2 if _is_adapted(model) else 3) * model.image.forward_flops
-    tables = model.hidden_size * (model.vocabulary + (model.max_positions or 0))
-    multiplied = max(model.parameters - tables, 0)
+    multiplied = _multiplied(model)
     attention = 12 * model.layers * model.hidden_size * sequence_length
     weights = 6 * multiplied
     if _is_adapted(model):
         weights = 4 * multiplied + 6 * model.trainable_parameters
     return global_batch_size * sequence_length * (weights + attention)
+
+
+def forward_flops(model: ModelFacts, *, rows: int, sequence_length: int) -> int:
+    """Floating-point operations of one pass over rows without gradients; as ``step_flops`` counts.
+
+    2 per weight and token, and 4 × layers × hidden × length per token for attention.
+    """
+    if model.image is not None:
+        return rows * model.image.forward_flops
+    attention = 4 * model.layers * model.hidden_size * sequence_length
+    return rows * sequence_length * (2 * _multiplied(model) + attention)
+
+
+def _multiplied(model: ModelFacts) -> int:
+    """Weights that inputs are multiplied with: all but embedding tables."""
+    tables = model.hidden_size * (model.vocabulary + (model.max_positions or 0))
+    return max(model.parameters - tables, 0)
 
 
 def step_seconds(flops: int, *, ranks: int, sustained_flops: float) -> float:

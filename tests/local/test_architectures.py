@@ -15,6 +15,7 @@ from finetune_api.datareport import DataReport, PrepareReport, TargetStatistics
 from finetune_api.lora import Lora
 from finetune_api.tasks import Task
 from finetune_trainer.data.rows import CleanRow
+from finetune_trainer.evaluation.probing import pooled
 from finetune_trainer.models.check import check_config, check_lengths, load_tokenizer
 from finetune_trainer.models.facts import model_facts
 from finetune_trainer.models.load import load_model
@@ -143,6 +144,11 @@ def test_all_of_it_learns_and_an_adapter_is_merged_as_it_computed(
     model = loaded.model
     assert facts.parameters == sum(one.numel() for one in model.parameters())
     batch = a_batch(task, tokenizer, int(tokenizer.pad_token_id))
+    if form.evidence().probe is not None:
+        body = model.base_model
+        assert isinstance(body, PreTrainedModel)
+        features = pooled(batch, body(**model_inputs(batch)))
+        assert features.shape == (len(TEXTS), facts.hidden_size)
     row_loss = form.loss(model, a_report(model, labels, facts))
 
     def losses(of: Any) -> torch.Tensor:

@@ -72,6 +72,8 @@ def adapter(
 def test_merged_or_not_it_scores_the_same(merged: Evaluated, adapter: Evaluated) -> None:
     assert merged.probabilities[:, 0].std() > 0.01
     np.testing.assert_allclose(merged.probabilities, adapter.probabilities, atol=1e-4)
+    assert merged.report.baselines == adapter.report.baselines
+    assert [one.name for one in merged.report.baselines] == ["majority", "tfidf", "probe"]
 
 
 def test_a_merged_export_is_a_whole_model_and_nothing_else(

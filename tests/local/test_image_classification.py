@@ -14,7 +14,7 @@ from transformers import pipeline
 
 from examples.images import prepare
 from finetune_api.run import LAYOUT
-from finetune_api.tasks import Baseline, Metric, Task
+from finetune_api.tasks import Metric, Task
 from finetune_operator.cli.main import main
 from finetune_trainer.models.check import check_config
 from finetune_trainer.models.heads import IMAGES
@@ -93,8 +93,9 @@ def test_a_small_resnet_learns_the_digits_and_passes_its_gate(resnet: Done) -> N
     report = resnet.report
     assert report.passed, report.metrics
     assert report.metrics[Metric.ACCURACY].value >= 0.95
-    assert [one.name for one in report.baselines] == [Baseline.MAJORITY, Baseline.PIXELS]
+    assert [one.name for one in report.baselines] == ["majority", "pixels", "probe"]
     assert report.baselines[1].metrics[Metric.ACCURACY].value > 0.9
+    assert report.baselines[2].metrics[Metric.ACCURACY].value > 0.5, "even of random filters"
     assert report.labels == tuple("0123456789")
 
 
@@ -113,7 +114,7 @@ def test_every_figure_follows_from_the_kept_predictions(resnet: Done) -> None:
     assert set(rows[0]) >= {"row_id", "label", "predicted", "probabilities", "pixels_predicted"}
     compared = recompute(resnet.workspace.path(LAYOUT.output))
     assert {metric.value for metric in resnet.report.metrics} <= compared
-    assert {"majority_errorReduction", "pixels_accuracy"} <= compared
+    assert {"majority_errorReduction", "pixels_accuracy", "probe_accuracy"} <= compared
     assert {"hand left None", "hand right ('accuracy', None)"} <= compared
     assert "calibrated loss" in compared
 

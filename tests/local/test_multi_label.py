@@ -12,9 +12,15 @@ from datasets import load_from_disk
 from transformers import AutoConfig, pipeline
 
 from finetune_api.run import LAYOUT
-from finetune_api.tasks import Baseline, Task
+from finetune_api.tasks import Task
 from finetune_trainer.evaluation.label_baselines import load_label_baselines
+from finetune_trainer.evaluation.multilabel import sigmoid
+from finetune_trainer.evaluation.probe import load_probe
+from finetune_trainer.evaluation.probing import frozen_features
 from finetune_trainer.evaluation.thresholds import f1, threshold
+from finetune_trainer.models.heads import MULTI_LABEL
+from finetune_trainer.models.load import load_model
+from finetune_trainer.tasks.registry import FORMS
 from harness.evaluation import recompute
 from harness.tasks import Done, through_all_steps, write_rows
 
@@ -87,7 +93,8 @@ def test_figures_follow_from_the_kept_predictions(done: Done) -> None:
     compared = recompute(done.workspace.path(LAYOUT.output))
     assert {"microF1", "macroF1", "loss", "majority_errorReduction"} <= compared
     assert {"swaps.about_flipRate", "swaps.about_change"} <= compared
-    assert [one.name for one in done.report.baselines] == [Baseline.MAJORITY, Baseline.TFIDF]
+    assert "probe_microF1" in compared
+    assert [one.name for one in done.report.baselines] == ["majority", "tfidf", "probe"]
     names = done.report.labels
     thresholds = [done.report.thresholds[name] for name in names]
     for row in done.predictions:
@@ -103,7 +110,12 @@ def test_the_baselines_thresholds_are_tuned_by_the_same_rule_on_the_same_rows(do
     truth = np.asarray(select["label"], dtype=np.bool_)
     texts = [sources[key] for key in select["row_id"]]
     shares, tfidf = load_label_baselines(done.workspace.path(LAYOUT.baselines))
-    own = (shares.predict_proba(texts), tfidf.predict_proba(texts))
+    probe = load_probe(done.workspace.path(LAYOUT.baselines))
+    base = done.workspace.root.parent / "claims" / "models" / "tiny-bert"
+    loaded = load_model(base, "base", MULTI_LABEL, names, dropout=None, seed=1)
+    collation = FORMS[Task.MULTI_LABEL_CLASSIFICATION].batches(loaded.processor, "base")
+    untuned = sigmoid(frozen_features(loaded.model, select, collation, probe.outputs))
+    own = (shares.predict_proba(texts), tfidf.predict_proba(texts), untuned)
     for report, said in zip(baselines, own, strict=True):
         cuts = tuned[report.name]
         assert cuts == pytest.approx(

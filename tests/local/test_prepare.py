@@ -128,7 +128,7 @@ def test_baselines_learn_from_the_training_rows_alone(place: Path) -> None:
     told = [one.baseline.predict_proba(texts) for one in apart]
     for one, expected in zip(kept, told, strict=True):
         np.testing.assert_allclose(one.predict_proba(texts), expected, rtol=1e-12)
-    assert [one.name for one in report.baselines] == ["majority", "tfidf"]
+    assert [one.name for one in report.baselines] == ["majority", "tfidf", "probe"]
 
 
 def test_suspect_rows_of_training_are_counted_and_listed_by_their_ids_alone(place: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from transformers import pipeline
 
 from finetune_api.run import LAYOUT
-from finetune_api.tasks import Baseline, Metric, Task
+from finetune_api.tasks import Metric, Task
 from finetune_trainer.errors import DataError, UsageError
 from harness.evaluation import recompute
 from harness.tasks import Done, prepared, through_all_steps, write_rows
@@ -75,8 +75,8 @@ def test_the_model_learns_numbers_far_from_zero_and_passes_its_gate(done: Done) 
 def test_every_figure_follows_from_the_kept_predictions(done: Done) -> None:
     compared = recompute(done.workspace.path(LAYOUT.output))
     assert {metric.value for metric in done.report.metrics} <= compared
-    assert [one.name for one in done.report.baselines] == [Baseline.MEAN, Baseline.TFIDF]
-    assert {"mean_errorReduction", "tfidf_errorReduction"} <= compared
+    assert [one.name for one in done.report.baselines] == ["mean", "tfidf", "probe"]
+    assert {"mean_errorReduction", "tfidf_errorReduction", "probe_errorReduction"} <= compared
     assert {"swaps.praise_change", "swaps.neutral_change"} <= compared
 
 

@@ -236,6 +236,8 @@ def test_operations_of_a_step_are_those_worked_out_by_hand() -> None:
     # 10,000 - 8 x (700 + 100) = 3,600 weights are multiplied; attention: 12 x 2 x 8 x 16.
     found = footprint.step_flops(facts(), global_batch_size=5, sequence_length=16)
     assert found == 5 * 16 * (6 * 3_600 + 3_072)
+    # A third of it goes forward.
+    assert footprint.forward_flops(facts(), rows=5, sequence_length=16) == found // 3
 
 
 def test_what_is_trained_beside_frozen_weights_is_held_and_computed_as_well() -> None:

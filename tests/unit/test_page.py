@@ -629,6 +629,25 @@ def test_model_and_baselines_lie_on_one_axis_the_best_baseline_first() -> None:
         assert 0 <= row.low < row.at < row.high <= 100
 
 
+def test_a_baseline_that_was_left_out_is_named_with_its_reason() -> None:
+    report = evaluated(baselinesLeftOut={"probe": "the model has 8.0 billion weights"})
+    text = read(dataclasses.replace(complete(), evaluation=report)).text
+    said = "not compared with a head on the frozen model: the model has 8.0 billion weights."
+    assert said in text
+    assert "frozen model" not in read(complete()).text
+
+
+def test_a_head_on_the_frozen_model_stands_among_the_baselines_and_is_not_the_headline() -> None:
+    told = evaluated().baselines
+    better = told[1].model_copy(update={"name": Baseline.PROBE})
+    report = evaluated().model_copy(update={"baselines": (*told, better)})
+    facts = dataclasses.replace(complete(), evaluation=report)
+    found = evidence(facts)
+    assert found is not None
+    assert "a head on the frozen model" in [row.name for row in found.comparison.rows]
+    assert "frozen" not in verdict(facts).sentence
+
+
 def test_a_regressors_page_speaks_of_its_error_and_of_no_classes() -> None:
     facts = complete(phase="Failed", reason="GateFailed")
     assert facts.prepare is not None

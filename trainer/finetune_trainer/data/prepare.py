@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from datasets import load_from_disk
+
 from finetune_api.datareport import ClassCount, DataReport, PrepareReport, RoleCounts
 from finetune_api.markers import Digest
 from finetune_api.run import LAYOUT, Run
-from finetune_api.tasks import Task
+from finetune_api.tasks import Baseline, Task
 from finetune_trainer import hub
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
@@ -28,6 +30,8 @@ from finetune_trainer.data.tokenizing import TokenLengths, write_tokenized
 from finetune_trainer.data.variety import variety
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.errors import StorageError, TrainerError, UsageError
+from finetune_trainer.evaluation.probe import ProbeForm
+from finetune_trainer.evaluation.probing import Frozen, NoProbeError, fit_on_features
 from finetune_trainer.models.check import check_config
 from finetune_trainer.models.facts import model_facts
 from finetune_trainer.models.fit import require_same_labels
@@ -48,8 +52,8 @@ def prepare(environment: RankEnvironment, run: Run) -> PrepareReport:
     Raises
     ------
     UsageError
-        If the model or a URI is wrong, a Secret did not come, or a checkpoint depends on another
-        run's data.
+        If the model or a URI is wrong, a Secret did not come, a checkpoint depends on another run's
+        data, or the gate names a baseline that was left out.
     DataError
         If the rows are missing, malformed or too few, or changed under a checkpoint; or if the
         model may not be written where it is to go.
@@ -61,21 +65,22 @@ def prepare(environment: RankEnvironment, run: Run) -> PrepareReport:
     if run.output.uri is not None:
         check_output(run.output.uri)
     try:
-        stored = stored_report(environment, run)
-        if stored is not None:
+        report = stored_report(environment, run)
+        if report is not None:
             _log.info("the same data were prepared before: serving those")
-            return stored
-        making = workspace.path(_MAKING)
-        shutil.rmtree(making, ignore_errors=True)
-        making.mkdir(parents=True)
-        report, sources = _make(environment, run, making)
-        put_in_place(workspace, inputs_digest(run), sources, making)
+        else:
+            making = workspace.path(_MAKING)
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir(parents=True)
+            report, sources = _make(environment, run, making)
+            put_in_place(workspace, inputs_digest(run), sources, making)
     except OSError as error:
         where = error.filename or workspace.root
         raise StorageError(
             f"{where}: can't be read or written ({error.strerror or type(error).__name__}); see "
             "that the volume is mounted, writable and has free space"
         ) from error
+    _check_against(run, report)
     return report
 
 
@@ -127,7 +132,8 @@ def _make(
         images = form.images.describe(rows.roles.train)
         data = data.model_copy(update={"images": images, "tokens": None})
         form.images.keep(rows.roles.test, made_at(making, LAYOUT.test))
-    compared = form.evidence().fit_baselines(
+    evidence = form.evidence()
+    compared = evidence.fit_baselines(
         rows.roles.train,
         rows.roles.select,
         rows.classes,
@@ -140,10 +146,60 @@ def _make(
         suspects = compared.doubts.report(named=target is None)
         data = data.model_copy(update={"suspects": suspects})
     report = PrepareReport(data=data, model=facts, labels=outputs, baselines=compared.fits)
+    if evidence.probe is not None:
+        frozen = Frozen(
+            folder=model,
+            uri=run.model.uri,
+            head=form.head,
+            labels=outputs,
+            facts=facts,
+            collation=form.batches(processor, run.model.uri),
+        )
+        report = _with_probe(report, evidence.probe, frozen, rows, run.dataset.split.seed, making)
     made_at(making, LAYOUT.prepare_report).write_text(
         report.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8"
     )
     return report, rows.sources
+
+
+def _with_probe(
+    report: PrepareReport,
+    form: ProbeForm,
+    frozen: Frozen,
+    rows: ReadRows,
+    seed: int,
+    making: Path,
+) -> PrepareReport:
+    """Add a head on the frozen model to the baselines, or why there is none."""
+    train, select = (
+        load_from_disk(str(made_at(making, LAYOUT.prepared) / role.value))
+        for role in (Role.TRAIN, Role.SELECT)
+    )
+    try:
+        fit = fit_on_features(
+            form,
+            frozen,
+            train,
+            select,
+            [row.unit for row in rows.roles.train],
+            seed=seed,
+            folder=made_at(making, LAYOUT.baselines),
+        )
+    except NoProbeError as error:
+        _log.info("no head on the frozen model as a baseline: %s", error)
+        return report.model_copy(update={"baselines_left_out": {Baseline.PROBE: str(error)}})
+    return report.model_copy(update={"baselines": (*report.baselines, fit)})
+
+
+def _check_against(run: Run, report: PrepareReport) -> None:
+    """Refuse what no training can reach: to be better than a baseline that there is not."""
+    for rule in run.evaluation.gate:
+        reason = rule.against and report.baselines_left_out.get(rule.against)
+        if reason:
+            raise UsageError(
+                f"evaluation.gate: {rule.name} is against {rule.against}, which was left out "
+                f"({reason}); name another baseline in against"
+            )
 
 
 def _check_threshold(run: Run, classes: tuple[str, ...]) -> None:

@@ -1,4 +1,7 @@
-"""What a classifier of texts is measured by, and compared with: majority and tuned TF-IDF."""
+"""What a classifier of texts is measured by, and compared with.
+
+That is majority, tuned TF-IDF, and a head on the frozen model.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,6 +32,8 @@ from finetune_trainer.evaluation.classification import RowOutputs, by_group, sco
 from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Floats, Integers, log_probabilities
+from finetune_trainer.evaluation.probe import CLASSES
+from finetune_trainer.evaluation.probing import Probed, ask_probe
 from finetune_trainer.evaluation.search import clusters_of
 from finetune_trainer.evaluation.suspects import class_doubts, doubts
 from finetune_trainer.evaluation.tables import named, of_rows, vectors
@@ -44,6 +49,8 @@ TEXT_PIPELINE = Pipeline(
 
 class ClassEvidence:
     """Evidence of a classifier of texts; ``ClassRows`` are what it is given."""
+
+    probe = CLASSES
 
     def fit_baselines(
         self,
@@ -90,6 +97,7 @@ class ClassEvidence:
         texts = list(test.rows["text"])
         groups = test.groups
         baselines: list[Baseline] = load_baselines(test.baselines)
+        probed = ask_probe(test, self.probe)
         select = row_logits(test.model, test.select, test.collation)
         select_labels = np.asarray(test.select["label"], dtype=np.int64)
         cut = _threshold(test, select, select_labels)
@@ -100,10 +108,11 @@ class ClassEvidence:
             baselines={
                 one.name: np.asarray(one.predict_proba(texts), dtype=np.float64)
                 for one in baselines
-            },
+            }
+            | probed.rows,
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
             threshold=cut,
-            baseline_thresholds=_baseline_thresholds(test, select_labels),
+            baseline_thresholds=_baseline_thresholds(test, probed, select_labels),
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         swapped = counterfactuals(
@@ -175,13 +184,15 @@ def _threshold(test: TestRows, logits: NDArray[np.float32], labels: Integers) ->
     return threshold(asked, last, labels == 1, mean_f1)
 
 
-def _baseline_thresholds(test: TestRows, labels: Integers) -> dict[BaselineName, float]:
+def _baseline_thresholds(
+    test: TestRows, probed: Probed, labels: Integers
+) -> dict[BaselineName, float]:
     """Those that the same rule finds for the baselines, on the same select rows."""
     if test.run.evaluation.threshold != TUNE:
         return {}
     return {
         name: threshold(TUNE, values[:, 1], labels == 1, mean_f1)
-        for name, values in load_select(test.baselines).items()
+        for name, values in {**load_select(test.baselines), **probed.select}.items()
     }
 
 

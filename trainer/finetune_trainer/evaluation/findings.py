@@ -13,6 +13,7 @@ from finetune_api.evaluationreport import Generation, Mistake
 from finetune_api.run import Run
 from finetune_trainer.evaluation.scores import Scores
 from finetune_trainer.evaluation.suspects import Doubts
+from finetune_trainer.models.heads import Head
 from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.proof import Proof
 from finetune_trainer.training.rows import Collation
@@ -24,7 +25,7 @@ class TestRows:
 
     ``select`` are the rows that chose the checkpoint: what is tuned afterwards is tuned on them.
     ``folder`` is where the test rows lie, ``baselines`` the folder that the prepare step saved them
-    to, ``base`` that of the model before it was tuned.
+    to, ``base`` that of the model before it was tuned, which gets a new ``head``.
     """
 
     __test__ = False
@@ -38,6 +39,7 @@ class TestRows:
     prepared: PrepareReport
     baselines: Path
     base: Path
+    head: Head
     processor: Processor
 
     @property

@@ -11,8 +11,9 @@ from finetune_trainer.evaluation.scores import Scores
 def judge(task: Task, rules: tuple[GateRule, ...], scores: Scores) -> tuple[GateResult, ...]:
     """Hold the figures to the rules, in the rules' order.
 
-    A figure that does not exist (an error reduction against a baseline without errors, an interval
-    without that end) is reported as unset, and does not pass: nothing shows that it holds.
+    A figure that does not exist (an error reduction against a baseline without errors or one that
+    was left out, an interval without that end) is reported as unset, and does not pass: nothing
+    shows that it holds.
     """
     return tuple(_judge(rule, _against(task, rule), scores) for rule in rules)
 
@@ -118,4 +119,5 @@ def _figure(rule: GateRule, against: Baseline | None, scores: Scores) -> Interva
     if against is None:
         return scores.metrics.get(rule.metric)
     by_name: dict[Baseline, BaselineScores] = {one.name: one for one in scores.baselines}
-    return by_name[against].error_reduction
+    baseline = by_name.get(against)
+    return None if baseline is None else baseline.error_reduction

@@ -145,7 +145,7 @@ def fit_image_baselines(
     fit = drawn(len(labels), FIT_ROWS, seed)
     lines = _described((images[row] for row in fit), chosen.features)
     scale, classifier = _fitted(lines, labels[fit], chosen.strength)
-    coefficients, intercepts = _by_class(classifier)
+    coefficients, intercepts = by_class(classifier)
     return (
         Fitted(baseline=Majority(tuple(shares.tolist())), cross_validated=float(shares.max())),
         Fitted(
@@ -201,7 +201,7 @@ def _fitted(lines: Features, labels: Integers, strength: float) -> tuple[Any, An
     return scale, classifier.fit(scale.transform(lines), labels)
 
 
-def _by_class(classifier: Any) -> tuple[Floats, Floats]:
+def by_class(classifier: Any) -> tuple[Floats, Floats]:
     """Coefficients and intercepts, a line per class; of two classes scikit-learn has but one."""
     coefficients = np.asarray(classifier.coef_, dtype=np.float64)
     intercepts = np.asarray(classifier.intercept_, dtype=np.float64)

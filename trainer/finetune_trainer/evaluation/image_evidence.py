@@ -1,4 +1,7 @@
-"""What a classifier of images is measured by, and compared with: majority, and pixels and edges."""
+"""What a classifier of images is measured by, and compared with.
+
+That is majority, pixels and edges, and a head on the frozen model.
+"""
 
 import base64
 from collections.abc import Iterator, Sequence
@@ -26,6 +29,8 @@ from finetune_trainer.evaluation.image_baselines import (
 )
 from finetune_trainer.evaluation.inference import row_logits
 from finetune_trainer.evaluation.metrics import Floats, log_probabilities
+from finetune_trainer.evaluation.probe import CLASSES
+from finetune_trainer.evaluation.probing import ask_probe
 from finetune_trainer.evaluation.search import clusters_of
 from finetune_trainer.evaluation.suspects import class_doubts, doubts
 from finetune_trainer.models.proof import Pipeline, Proof, compare_classes
@@ -36,6 +41,8 @@ MOST_MISTAKES = 10
 
 class ImageEvidence:
     """Evidence of a classifier of images; ``ImageRows`` are what it is given."""
+
+    probe = CLASSES
 
     def fit_baselines(
         self,
@@ -84,7 +91,8 @@ class ImageEvidence:
             baselines={
                 majority.name: majority.predict_proba(test.rows),
                 pixels.name: pixels.predict_proba(_prepared(test)),
-            },
+            }
+            | ask_probe(test, self.probe).rows,
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
         )
         originals = read_originals(test.folder)

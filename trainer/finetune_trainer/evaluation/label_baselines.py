@@ -79,7 +79,7 @@ def fit_label_baselines(
         texts,
         lambda rows: group_folds(units[rows], seed),
         strengths=("C", _STRENGTHS),
-        learn=lambda vectors, rows, strength: _logistics(vectors, truth[rows], strength),
+        learn=lambda vectors, rows, strength: fit_logistics(vectors, truth[rows], strength),
         tell=_probabilities,
         score=lambda rows, told: micro_f1(truth[rows], np.concatenate(told)),
         seed=seed,
@@ -106,8 +106,8 @@ def _probabilities(learned: tuple[Floats, Floats], vectors: Any) -> Floats:
     return sigmoid(np.asarray(vectors @ coefficients.T) + intercepts)
 
 
-def _logistics(vectors: Any, truth: Flags, strength: float) -> tuple[Floats, Floats]:
-    """Coefficients ``[labels, terms]`` and intercepts ``[labels]`` of a regression per label."""
+def fit_logistics(vectors: Any, truth: Flags, strength: float) -> tuple[Floats, Floats]:
+    """Coefficients ``[labels, features]`` and intercepts ``[labels]`` of a regression per label."""
     rows, labels = truth.shape
     coefficients, intercepts = np.zeros((labels, vectors.shape[1])), np.zeros(labels)
     for place in range(labels):

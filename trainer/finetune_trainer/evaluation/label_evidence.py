@@ -35,6 +35,8 @@ from finetune_trainer.evaluation.multilabel import (
     score,
     sigmoid,
 )
+from finetune_trainer.evaluation.probe import LABELS
+from finetune_trainer.evaluation.probing import Probed, ask_probe
 from finetune_trainer.evaluation.search import clusters_of
 from finetune_trainer.evaluation.suspects import doubts, label_doubts
 from finetune_trainer.evaluation.tables import of_rows, vectors
@@ -45,6 +47,8 @@ from finetune_trainer.models.proof import Proof, compare_classes
 
 class LabelEvidence:
     """Evidence of a classifier of several labels; ``LabelRows`` are what it is given."""
+
+    probe = LABELS
 
     def fit_baselines(
         self,
@@ -93,14 +97,16 @@ class LabelEvidence:
         """Score every test row by the model and by each baseline, in the same order."""
         texts = list(test.rows["text"])
         groups = test.groups
-        cuts, baseline_cuts = _thresholds(test)
+        probed = ask_probe(test, self.probe)
+        cuts, baseline_cuts = _thresholds(test, probed)
         outputs = LabelOutputs(
             names=test.prepared.labels,
             truth=np.asarray(test.rows["label"], dtype=np.bool_),
             logits=row_logits(test.model, test.rows, test.collation),
             baselines={
                 one.name: one.predict_proba(texts) for one in load_label_baselines(test.baselines)
-            },
+            }
+            | probed.rows,
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
             thresholds=cuts,
             baseline_thresholds=baseline_cuts,
@@ -144,7 +150,7 @@ def _answers(outputs: LabelOutputs, logits: NDArray[np.float32]) -> Answers:
     return Answers(told=told, values=probabilities, columns=columns)
 
 
-def _thresholds(test: TestRows) -> tuple[Floats | None, dict[Baseline, Floats]]:
+def _thresholds(test: TestRows, probed: Probed) -> tuple[Floats | None, dict[Baseline, Floats]]:
     """From which probability each label is told, by the model and, where tuned, by each baseline.
 
     Unset it is a half for all.
@@ -161,7 +167,8 @@ def _thresholds(test: TestRows) -> tuple[Floats | None, dict[Baseline, Floats]]:
     model = of(sigmoid(row_logits(test.model, test.select, test.collation)))
     if asked != TUNE:
         return model, {}
-    return model, {name: of(values) for name, values in load_select(test.baselines).items()}
+    told = {**load_select(test.baselines), **probed.select}
+    return model, {name: of(values) for name, values in told.items()}
 
 
 def predictions_table(

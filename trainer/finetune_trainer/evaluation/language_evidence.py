@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -33,9 +32,8 @@ from finetune_trainer.evaluation.likelihood import RowLikelihoods, row_likelihoo
 from finetune_trainer.evaluation.metrics import Integers
 from finetune_trainer.evaluation.scores import Scores
 from finetune_trainer.evaluation.tables import of_rows
+from finetune_trainer.evaluation.untuned import before_tuning
 from finetune_trainer.models.check import usable_positions
-from finetune_trainer.models.heads import CAUSAL
-from finetune_trainer.models.load import load_model
 from finetune_trainer.models.proof import Pipeline, Proof, compare_texts
 from finetune_trainer.training.language_rows import TOKEN_WEIGHTS, LanguageBatches
 
@@ -58,6 +56,8 @@ class _Answers:
 class LanguageEvidence:
     """Evidence of a language model; ``TokenRow`` are what it is given."""
 
+    probe = None
+
     def fit_baselines(
         self,
         train: Sequence[AnyCleanRow],  # noqa: ARG002 - the protocol's
@@ -77,7 +77,8 @@ class LanguageEvidence:
         questions = [_asked(test.rows, place) for place in places]
         model = _answers(test, test.model, questions)
         proof = _proof(test, places)
-        untuned = _answers_of_base(test, questions)
+        with before_tuning(test) as base:
+            untuned = _answers(test, base, questions)
         generations = tuple(
             Generation(
                 row_id=test.ids[place],
@@ -118,23 +119,6 @@ def _answers(test: TestRows, model: PreTrainedModel, questions: Sequence[Asked])
             for one in questions
         ),
     )
-
-
-def _answers_of_base(test: TestRows, questions: Sequence[Asked]) -> _Answers:
-    """The same of the untuned model, with the tuned one out of the device meanwhile."""
-    uri, seed = test.run.model.uri, test.run.training.seed
-    base = load_model(test.base, uri, CAUSAL, (), dropout=None, seed=seed).model
-    device = test.model.device
-    _move(test.model, torch.device("cpu"))
-    _move(base, device)
-    answers = _answers(test, base, questions)
-    _move(base, torch.device("cpu"))
-    _move(test.model, device)
-    return answers
-
-
-def _move(model: torch.nn.Module, device: torch.device) -> None:
-    model.to(device)
 
 
 def _scores(outputs: LanguageOutputs, test: TestRows) -> Scores:

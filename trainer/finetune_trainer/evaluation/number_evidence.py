@@ -1,4 +1,7 @@
-"""What a regressor of texts is measured by, and compared with: the mean and tuned TF-IDF."""
+"""What a regressor of texts is measured by, and compared with.
+
+That is the mean, tuned TF-IDF, and a head on the frozen model.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +24,8 @@ from finetune_trainer.evaluation.number_baselines import (
     load_number_baselines,
     save_number_baselines,
 )
+from finetune_trainer.evaluation.probe import NUMBERS
+from finetune_trainer.evaluation.probing import ask_probe
 from finetune_trainer.evaluation.regression import NumberOutputs, by_group, score
 from finetune_trainer.evaluation.search import clusters_of
 from finetune_trainer.evaluation.suspects import doubts, number_doubts
@@ -34,6 +39,8 @@ NUMBER_PIPELINE = Pipeline(task="text-classification", call={"truncation": True}
 
 class NumberEvidence:
     """Evidence of a regressor of texts; ``NumberRows`` are what it is given."""
+
+    probe = NUMBERS
 
     def fit_baselines(
         self,
@@ -84,7 +91,8 @@ class NumberEvidence:
             model=logits[:, 0].astype(np.float64),
             baselines={
                 one.name: one.predict(texts) for one in load_number_baselines(test.baselines)
-            },
+            }
+            | ask_probe(test, self.probe).rows,
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
         )
         scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)

@@ -99,6 +99,7 @@ def _evaluated(environment: RankEnvironment, run: Run) -> ReportRef:
             prepared=prepared,
             baselines=workspace.path(LAYOUT.baselines),
             base=model_folder(run, environment),
+            head=form.head,
             processor=processor,
         )
     )
@@ -226,6 +227,7 @@ def _report(
         per_class=scores.per_class,
         confusion_matrix=scores.confusion_matrix,
         baselines=scores.baselines,
+        baselines_left_out=prepared.baselines_left_out,
         groups=tuple(shortened(report) for report in scores.groups),
         counterfactuals=scores.counterfactuals,
         generalization=generalization(*fit),

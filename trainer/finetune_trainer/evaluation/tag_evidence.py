@@ -45,6 +45,8 @@ WORDS_PIPELINE = Pipeline(
 class TagEvidence:
     """Evidence of a tagger; ``TagRows`` are what it is given."""
 
+    probe = None
+
     def fit_baselines(
         self,
         train: Sequence[AnyCleanRow],

@@ -21,7 +21,7 @@ from finetune_api.evaluationreport import (
 )
 from finetune_api.lora import LoraOutput
 from finetune_api.run import Run
-from finetune_api.tasks import METRICS, TASKS, Task
+from finetune_api.tasks import BASELINES, METRICS, TASKS, Task
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
 from finetune_trainer.models.serving import KSERVE, VLLM
@@ -224,7 +224,11 @@ def _baselines(report: EvaluationReport) -> str:
         rows.append((scores.name.value, *_interval(scores.metrics[task.headline]), *shown))
     name = METRICS[task.headline].name
     head = ("baseline", name, "95 % interval", f"{task.error.noun} removed", "95 % interval")
-    return _table(head, rows)
+    left_out = (
+        f"\n\nNot compared with {BASELINES[one]}: {_cell(reason)}."
+        for one, reason in report.baselines_left_out.items()
+    )
+    return _table(head, rows) + "".join(left_out)
 
 
 def _noun(report: EvaluationReport) -> str:

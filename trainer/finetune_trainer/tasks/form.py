@@ -7,7 +7,7 @@ together; ``registry`` knows them all.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,6 +23,10 @@ from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.processors import Processor
 from finetune_trainer.training.rows import Batch, Collation, Padding
+
+if TYPE_CHECKING:
+    # It brings libraries that take a second, for what a rank in training never asks.
+    from finetune_trainer.evaluation.probe import ProbeForm
 
 RowLoss = Callable[[Any, Batch], torch.Tensor]
 """From a model's outputs and their batch to Σ weight·loss of each row, ``[rows]`` in fp32.
@@ -51,6 +55,10 @@ class Rendering(Protocol):
 
 class Evidence(Protocol):
     """What a model of the task is measured by and compared with."""
+
+    @property
+    def probe(self) -> "ProbeForm | None":
+        """What a head on the frozen model learns; unset where there is no such baseline."""
 
     def fit_baselines(
         self,

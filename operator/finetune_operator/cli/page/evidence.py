@@ -217,6 +217,10 @@ def _comparison(report: EvaluationReport, facts: PageFacts) -> Comparison:
         ),
         sentences=(
             *(f"The model {compared(task.error, b)}." for b in baselines),
+            *(
+                f"It was not compared with {BASELINES[name]}: {reason}."
+                for name, reason in report.baselines_left_out.items()
+            ),
             *_passing(facts.status),
         ),
     )
