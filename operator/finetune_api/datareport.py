@@ -358,6 +358,13 @@ class ModelFacts(Contract):
         StepTrace | None,
         Field(description="What a step holds. Unset where a model's way depends on values."),
     ] = None
+    gathered_trace: Annotated[
+        StepTrace | None,
+        Field(
+            description="The same with ZeRO 3, whose linear layers keep their inputs where their "
+            "weights are frozen, too. Set for LoRA."
+        ),
+    ] = None
 
 
 class BaselineFit(Contract):

@@ -226,6 +226,8 @@ def _moments(model: ModelFacts, shape: Shape) -> Sequence[Moment]:
     as the formula says that the two differ.
     """
     trace = model.trace
+    if shape.zero_stage == 3 and model.gathered_trace is not None:
+        trace = model.gathered_trace
     if trace is None:
         return _formula(model, shape)
     rows, fixed = Fraction(1), Fraction(shape.element, trace.element)

@@ -262,8 +262,9 @@ def estimated(case: Case, run: Run, folder: Path, facts: ModelFacts) -> int:
         model, "model", head, facts.classes, run.training, run.model.adaptation, processor
     )
     element = ELEMENT[case.precision]
-    trace = trace_step(replace(traced, fused=False), element=element, recomputed=case.checkpointing)
-    facts = facts.model_copy(update={"trace": trace})
+    as_computed = replace(traced, fused=False, gathered=case.lora and case.zero_stage == 3)
+    trace = trace_step(as_computed, element=element, recomputed=case.checkpointing)
+    facts = facts.model_copy(update={"trace": trace, "gathered_trace": None})
     found = memory_per_rank(
         facts,
         Shape(

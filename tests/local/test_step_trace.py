@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from deepspeed.runtime.zero.linear import zero3_linear_wrap
 from torch.nn.functional import cross_entropy
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
@@ -137,3 +139,19 @@ def test_a_gpu_keeps_a_byte_of_a_dropout_mask_and_no_scores(
         for fused in (True, False)
     )
     assert (gpu < cpu) is fewer
+
+
+def test_with_zero_3_frozen_linear_layers_keep_what_they_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patch:
+        # As DeepSpeed does where it shards weights.
+        patch.setattr(torch.nn.functional, "linear", zero3_linear_wrap)
+        kept = kept_by(an_adapted_llama(), language=True)
+    model = traced(an_adapted_llama, language=True, fused=False)
+    apart, gathered = (
+        peak(trace_step(one, element=4, recomputed=False).moments, ROWS)
+        for one in (model, replace(model, gathered=True))
+    )
+    assert apart < gathered
+    assert kept <= gathered <= 1.4 * kept

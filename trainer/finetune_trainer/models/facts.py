@@ -4,6 +4,7 @@ Used by ``prepare``. The model is laid out on the meta device, which has shapes 
 """
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,10 @@ def model_facts(
     measured: dict[str, Any] = {
         "largest_weight": traced.largest_weight if traced else 0,
         "trace": _trace(traced, training) if traced and training else None,
+        # Without frozen weights the two are alike.
+        "gathered_trace": _trace(replace(traced, gathered=True), training)
+        if traced and training and lora
+        else None,
     }
     if isinstance(processor, BaseImageProcessor):
         return ModelFacts(

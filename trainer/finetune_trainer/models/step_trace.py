@@ -7,7 +7,7 @@ needs for itself, and the weights' gradients. No formula knows every architectur
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -38,7 +38,8 @@ class Traced:
     is called with, for so many rows of ``tokens`` tokens (1 for an image), and ``call`` further
     keywords. ``per_token`` says that there is a loss for each token. ``fused`` takes dropout and
     attention as a GPU's kernels do them: a byte for a mask, and no scores, with dropout too. A CPU
-    keeps both whole.
+    keeps both whole. ``gathered`` takes linear layers as ZeRO 3 does them: they keep their inputs,
+    also where their weights are frozen and ask for none.
     """
 
     model: torch.nn.Module
@@ -47,6 +48,7 @@ class Traced:
     per_token: bool = False
     call: Mapping[str, Any] = field(default_factory=dict)
     fused: bool = True
+    gathered: bool = False
 
     @property
     def largest_weight(self) -> int:
@@ -120,14 +122,14 @@ def _watched(traced: Traced, rows: int, element: int, *, recomputed: bool) -> li
                 layer.eval()
         if recomputed:
             enable: Any = model.activation_checkpointing_enable
-            again = partial(_fused, wanted=traced.fused)
+            again = partial(_as_computed, traced)
             enable({"use_reentrant": False, "context_fn": lambda: (nullcontext(), again())})
         inputs = {
             name: value.to(_DTYPES[element]) if value.is_floating_point() else value
             for name, value in traced.inputs(rows).items()
         }
         alive = _Alive(model)
-        with _fused(wanted=traced.fused), alive:
+        with _as_computed(traced), alive:
             loss = _loss(model(**inputs, **traced.call).logits, per_token=traced.per_token)
             torch.autograd.backward(loss)
     return alive.totals
@@ -230,10 +232,25 @@ def _dropout(
     return torch.native_dropout(values, p, train=True)[0]
 
 
+class _Gathered(TorchFunctionMode):
+    """Linear layers as DeepSpeed's stage 3 has them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # as torch calls it
+        if func is torch.nn.functional.linear:
+            # Imported here alone: DeepSpeed takes its time, and full fine-tunes need it not.
+            from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+            return zero3_linear_wrap(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
-def _fused(*, wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    with _Fused():
+def _as_computed(traced: Traced) -> Iterator[None]:
+    with ExitStack() as modes:
+        if traced.gathered:
+            modes.enter_context(_Gathered())
+        if traced.fused:
+            modes.enter_context(_Fused())
         yield
