@@ -59,6 +59,7 @@ def said(program: str, *arguments: str, environment: dict[str, str]) -> list[str
         text=True,
         check=True,
     )
+    assert "leaked" not in done.stderr
     return done.stdout.splitlines()[-1].split()
 
 
