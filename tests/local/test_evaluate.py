@@ -242,6 +242,7 @@ def test_a_failed_gate_exports_nothing_and_takes_an_earlier_export_away(ready: J
         "evaluation.json",
         "losses.parquet",
         "predictions.parquet",
+        "suspects.csv",
     }
 
 
@@ -432,7 +433,8 @@ def test_what_can_not_be_evaluated_is_refused_and_leaves_nothing(
     SPOILED[spoiled](ready, passed.model)
     with pytest.raises(error, match=message):
         ready.evaluate(ready.run(OUT_OF_REACH))
-    assert not ready.workspace.path(LAYOUT.output).exists()
+    left = {path.name for path in ready.workspace.path(LAYOUT.output).iterdir()}
+    assert left == {"suspects.csv"}, "what the prepare step left"
 
 
 @pytest.mark.parametrize(
