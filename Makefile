@@ -42,7 +42,7 @@ CLUSTER_PROGRAMS := etcd kube-apiserver kube-controller-manager kube-scheduler k
 
 .PHONY: test-matrix
 test-matrix: env ## Train, stop, resume, evaluate and export every kind of model (MATRIX="vit- bert-lora" for some)
-	@echo "test-matrix: architecture × method × ZeRO stage × ranks (half an hour for all 72 cells)"
+	@echo "test-matrix: architecture × method × ZeRO stage × ranks (an hour for all 72 cells)"
 	@FINETUNE_MATRIX="$(or $(MATRIX),all)" $(BIN)/python -m pytest tests/local/test_matrix.py -v
 
 .PHONY: images

@@ -55,8 +55,8 @@ MOST_SELECT_ROWS = 500
 FEWEST_ROWS = 200
 """Of so many training rows and fewer it takes all, or there is no probe."""
 
-MOST_FLOPS = 50 * 10**12
-"""What the prepare step spends on forward passes: some ten minutes of two CPU cores."""
+MOST_FLOPS = 20 * 10**12
+"""What the prepare step spends on forward passes: some four minutes of two CPU cores."""
 
 MOST_PARAMETERS = 10**9
 """4 GB in fp32, which must fit beside the rows, and in the evaluate step beside the tuned model."""
