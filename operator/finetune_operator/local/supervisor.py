@@ -85,9 +85,11 @@ def _start(folder: Path, launch: Launch) -> _Watch:
                 preexec_fn=before_exec,  # noqa: PLW1509
             )
         except OSError as error:
+            # Who sees the end looks here for the reason, so it comes first.
+            sys.stderr.write(f"can't start {launch.command[0]}: {error.strerror}\n")
             finished = replace(life, finished_at=podfiles.now(), exit_code=126)
             podfiles.write(finished, folder, podfiles.LIFE)
-            raise SystemExit(f"can't start {launch.command[0]}: {error.strerror}") from error
+            raise SystemExit(1) from error
     life = replace(life, started_at=podfiles.now())
     watch = _Watch(folder=folder, launch=launch, life=life, launcher=launcher)
     _write_life(watch)

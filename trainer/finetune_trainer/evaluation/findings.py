@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 from datasets import Dataset
@@ -12,11 +13,14 @@ from finetune_api.datareport import BaselineFit, PrepareReport
 from finetune_api.evaluationreport import Generation, Mistake
 from finetune_api.run import Run
 from finetune_trainer.evaluation.scores import Scores
-from finetune_trainer.evaluation.suspects import Doubts
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.processors import Processor
 from finetune_trainer.models.proof import Proof
 from finetune_trainer.training.rows import Collation
+
+if TYPE_CHECKING:
+    # It brings libraries that take a second, for what a rank in training never asks.
+    from finetune_trainer.evaluation.suspects import Doubts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +76,7 @@ class Compared:
     """What the prepare step's baselines brought: how each was fitted, and what one doubts."""
 
     fits: tuple[BaselineFit, ...] = ()
-    doubts: Doubts | None = None
+    doubts: "Doubts | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
