@@ -4,6 +4,7 @@ Every rank runs it at the same step, and decides only upon what all of them know
 can be in another collective call than the others.
 """
 
+import gc
 import logging
 import math
 import time
@@ -119,6 +120,8 @@ class Boundary(TrainerCallback):
         )
         self._parts.say(Staged(stage="training"))
         self._parts.gang.begin_steps()
+        # Loading leaves copies of the weights in cycles, which would stay until chance frees them.
+        gc.collect()
         self._beginning = self._trainer.fingerprint()
         if step > 0 and cadence.evaluates_at(step) and not self._state.evaluated:
             self._score_and_save(step, control, stopping=False)
