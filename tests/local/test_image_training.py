@@ -182,6 +182,21 @@ def test_two_ranks_score_with_the_model_that_is_saved(
     assert done.select == pytest.approx(loss_of(model, batches.batch(rows[:])), abs=1e-6)
 
 
+def test_bf16_stays_near_and_is_scored_with_the_model_that_is_saved(
+    job: Job, trained: Train, batches: ImageBatches, tmp_path: Path
+) -> None:
+    settings = dict(trained(2, "frozen").job.training) | {"precision": "bf16", "zero_stage": 2}
+    half = Trained.of(dataclasses.replace(job.copied(tmp_path / "job"), ranks=2, training=settings))
+    assert half.losses == pytest.approx(trained(2, "frozen").losses, abs=0.02)
+    folder = half.job.workspace / LAYOUT.checkpoint(1, STEPS)
+    model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
+    rows = rows_of(half.job, "select")
+    assert half.select == pytest.approx(loss_of(model, batches.batch(rows[:])), abs=0.01)
+    before = load_file(job.folder / "claims/models/tiny-bert/model.safetensors")
+    for name in (name for name in before if name.endswith(("running_mean", "running_var"))):
+        assert torch.equal(half.weights[f"resnet.{name}"], before[name]), "rounded, or moved"
+
+
 def test_sharded_weights_make_the_same_model(job: Job, trained: Train, tmp_path: Path) -> None:
     whole = trained(2, "train")
     sharded = dict(whole.job.training) | {"zero_stage": 3}

@@ -5,12 +5,29 @@ stay the model's own. Trained, each rank follows its own micro-batches, and afte
 them take the mean, so that ranks never hold different models, and a resume goes on from the same.
 """
 
+from functools import partial
+
 import torch
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from finetune_api.images import BatchNorm
 from finetune_trainer.errors import UsageError
 from finetune_trainer.training.gang import Gang
+
+
+def _normalized(layer: _BatchNorm, values: torch.Tensor) -> torch.Tensor:
+    """What the layer's own forward does, with its weights widened to fp32 as its statistics are."""
+    return batch_norm(
+        values,
+        layer.running_mean,
+        layer.running_var,
+        layer.weight.float() if layer.affine else None,
+        layer.bias.float() if layer.affine else None,
+        training=layer.training,
+        momentum=layer.momentum or 0.0,
+        eps=layer.eps,
+    )
 
 
 class Norms:
@@ -24,6 +41,14 @@ class Norms:
             raise UsageError(
                 "training.batchNorm: the model has no batch normalization to train; leave it out"
             )
+
+    def keep_wide(self) -> None:
+        """Normalize in fp32 where the model computes in 16 bit.
+
+        DeepSpeed rounds weights alone; statistics in 16 bit would lose what moves them.
+        """
+        for layer in self._layers:
+            layer.forward = partial(_normalized, layer)  # type: ignore[method-assign]
 
     def before_forward(self) -> None:
         """Undo for frozen ones what ``model.train()`` has just done."""

@@ -91,6 +91,10 @@ class FineTuneTrainer(Trainer):
         self._gang = gang
         self._norms = norms
         self._resized = resized
+        self._kind = torch.float32
+        if arguments.bf16 or arguments.fp16:
+            self._kind = torch.bfloat16 if arguments.bf16 else torch.float16
+            norms.keep_wide()
         self._sums = StepSums.none(gang.device)
 
     def get_train_dataloader(self) -> Any:  # it wants a DataLoader, and uses it as an iterable
@@ -230,7 +234,12 @@ class FineTuneTrainer(Trainer):
 
     def _row_losses(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, Any]:
         """Σ weight·loss of each row, ``[rows]`` in fp32, and the model's outputs."""
-        outputs = model(**model_inputs(batch), **self._call)
+        # Pixels: what the model reads is of its weights' kind, and nothing else of the batch is.
+        inputs = {
+            name: values.to(self._kind) if values.is_floating_point() else values
+            for name, values in model_inputs(batch).items()
+        }
+        outputs = model(**inputs, **self._call)
         return self._row_loss(outputs, batch), outputs
 
     def write_checkpoint(self, folder: Path) -> None:
