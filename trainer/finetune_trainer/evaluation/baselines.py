@@ -11,17 +11,17 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline as BaselineName
 from finetune_trainer.evaluation.search import Fitted, class_folds, units_of, unseen_by
+from finetune_trainer.evaluation.stored import reading_baselines, save_arrays
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
     load_tfidf,
-    reading_baselines,
     save_tfidf,
 )
 
@@ -80,6 +80,16 @@ def class_probabilities(classifier: Any, lines: Any, classes: int) -> Floats:
     probabilities = np.zeros((lines.shape[0], classes))
     probabilities[:, classifier.classes_] = classifier.predict_proba(lines)
     return probabilities
+
+
+def by_class(classifier: Any) -> tuple[Floats, Floats]:
+    """Coefficients and intercepts, a line per class; of two classes scikit-learn has but one."""
+    coefficients = np.asarray(classifier.coef_, dtype=np.float64)
+    intercepts = np.asarray(classifier.intercept_, dtype=np.float64)
+    if len(coefficients) < len(classifier.classes_):
+        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
+        intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
+    return coefficients, intercepts
 
 
 def share_right(labels: Integers, told: Sequence[Floats]) -> float:
@@ -144,8 +154,8 @@ def save_select(probabilities: Mapping[BaselineName, Floats], folder: Path) -> N
 
     ``evaluate`` has the select rows as the model reads them, and no texts.
     """
-    whole = {name.value: np.ascontiguousarray(values) for name, values in probabilities.items()}
-    save_file(whole, folder / _SELECT_FILE)
+    whole = {name.value: values for name, values in probabilities.items()}
+    save_arrays(whole, folder / _SELECT_FILE)
 
 
 def load_select(folder: Path) -> Mapping[BaselineName, Floats]:

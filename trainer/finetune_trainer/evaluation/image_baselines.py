@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
@@ -24,6 +24,7 @@ from finetune_trainer.evaluation.baselines import (
     Floats,
     Integers,
     Majority,
+    by_class,
     class_probabilities,
     load_majority,
     save_majority,
@@ -39,7 +40,8 @@ from finetune_trainer.evaluation.search import (
     units_of,
     unseen_by,
 )
-from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
+from finetune_trainer.evaluation.stored import reading_baselines, save_arrays
+from finetune_trainer.evaluation.tfidf import drawn
 
 SEARCH_ROWS = 4000
 """Cross-validation looks at no more rows than this, drawn at random: it ranks settings only."""
@@ -201,16 +203,6 @@ def _fitted(lines: Features, labels: Integers, strength: float) -> tuple[Any, An
     return scale, classifier.fit(scale.transform(lines), labels)
 
 
-def by_class(classifier: Any) -> tuple[Floats, Floats]:
-    """Coefficients and intercepts, a line per class; of two classes scikit-learn has but one."""
-    coefficients = np.asarray(classifier.coef_, dtype=np.float64)
-    intercepts = np.asarray(classifier.intercept_, dtype=np.float64)
-    if len(coefficients) < len(classifier.classes_):
-        coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
-        intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
-    return coefficients, intercepts
-
-
 def save_image_baselines(majority: Majority, pixels: PixelLogistic, folder: Path) -> None:
     """Write the baselines as JSON and safetensors; nothing in them runs when it is read.
 
@@ -228,8 +220,7 @@ def save_image_baselines(majority: Majority, pixels: PixelLogistic, folder: Path
         "coef": pixels.coefficients,
         "intercept": pixels.intercepts,
     }
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(whole, folder / _FILE, metadata={"features": pixels.features})
+    save_arrays(arrays, folder / _FILE, metadata={"features": pixels.features})
 
 
 def load_image_baselines(folder: Path) -> tuple[Majority, PixelLogistic]:

@@ -17,11 +17,11 @@ from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation.multilabel import THRESHOLD, Flags, figures, sigmoid
 from finetune_trainer.evaluation.search import Fitted, group_folds, units_of, unseen_by
+from finetune_trainer.evaluation.stored import reading_baselines
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
     load_tfidf,
-    reading_baselines,
     save_tfidf,
 )
 

@@ -16,11 +16,11 @@ from sklearn.linear_model import Ridge
 from finetune_api.markers import Contract
 from finetune_api.tasks import Baseline
 from finetune_trainer.evaluation.search import Fitted, group_folds, units_of, unseen_by
+from finetune_trainer.evaluation.stored import reading_baselines
 from finetune_trainer.evaluation.tfidf import (
     NGrams,
     fit_tfidf,
     load_tfidf,
-    reading_baselines,
     save_tfidf,
 )
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 
 from finetune_api.tasks import Baseline
-from finetune_trainer.evaluation.image_baselines import by_class
+from finetune_trainer.evaluation.baselines import by_class
 from finetune_trainer.evaluation.label_baselines import fit_logistics, micro_f1
 from finetune_trainer.evaluation.multilabel import sigmoid
 from finetune_trainer.evaluation.number_baselines import rmse
@@ -28,7 +28,8 @@ from finetune_trainer.evaluation.search import (
     search,
     units_of,
 )
-from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
+from finetune_trainer.evaluation.stored import reading_baselines, save_arrays
+from finetune_trainer.evaluation.tfidf import drawn
 
 SEARCH_ROWS = 1000
 """Cross-validation looks at no more rows than this, drawn at random: it ranks strengths only."""
@@ -207,8 +208,7 @@ def save_probe(probe: Probe, folder: Path) -> None:
         "coef": probe.coefficients,
         "intercept": probe.intercepts,
     }
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    save_file(whole, folder / _FILE)
+    save_arrays(arrays, folder / _FILE)
 
 
 def load_probe(folder: Path) -> Probe:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
 
@@ -31,8 +31,9 @@ from finetune_trainer.evaluation.search import (
     units_of,
 )
 from finetune_trainer.evaluation.spans import Finding
+from finetune_trainer.evaluation.stored import reading_baselines, save_arrays
 from finetune_trainer.evaluation.tagging import count, figures
-from finetune_trainer.evaluation.tfidf import drawn, reading_baselines
+from finetune_trainer.evaluation.tfidf import drawn
 
 FOLDS = 3
 SEARCH_WORDS = 20_000
@@ -258,10 +259,7 @@ def save_taggers(majority: WordMajority, features: WordFeatures, folder: Path) -
     saved = _SavedFeatures(known=features.known, tags=features.tags)
     (folder / _FEATURES_FILE).write_text(saved.model_dump_json(by_alias=True))
     arrays = {"coef": features.coefficients, "intercept": features.intercepts}
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
-        folder / _ARRAYS_FILE,
-    )
+    save_arrays(arrays, folder / _ARRAYS_FILE)
 
 
 def load_taggers(folder: Path) -> tuple[Tagger, ...]:

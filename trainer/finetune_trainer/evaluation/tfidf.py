@@ -1,19 +1,18 @@
 """TF-IDF vectors, as the baselines of every task on texts use them, and how they are kept."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from finetune_api.markers import Contract
-from finetune_trainer.errors import DataError, StorageError
 from finetune_trainer.evaluation.search import Choice, Folds, Integers, search
+from finetune_trainer.evaluation.stored import save_arrays
 
 SEARCH_ROWS = 20_000
 """Cross-validation looks at no more rows than this, drawn at random: it ranks settings only."""
@@ -149,10 +148,7 @@ def save_tfidf(folder: Path, ngrams: NGrams, vectorizer: Any, arrays: Arrays) ->
     terms = tuple(str(term) for term in vectorizer.get_feature_names_out())
     saved = _Saved(ngrams=ngrams, terms=terms)
     (folder / _FILE).write_text(saved.model_dump_json(by_alias=True))
-    whole = {"idf": vectorizer.idf_, **arrays}
-    save_file(
-        {name: np.ascontiguousarray(array) for name, array in whole.items()}, folder / _ARRAYS
-    )
+    save_arrays({"idf": vectorizer.idf_, **arrays}, folder / _ARRAYS)
 
 
 def load_tfidf(folder: Path) -> tuple[NGrams, Any, Arrays]:
@@ -162,22 +158,3 @@ def load_tfidf(folder: Path) -> tuple[NGrams, Any, Arrays]:
     vectorizer = make_vectorizer(saved.ngrams, {term: at for at, term in enumerate(saved.terms)})
     vectorizer.idf_ = arrays["idf"]
     return saved.ngrams, vectorizer, arrays
-
-
-@contextmanager
-def reading_baselines(folder: Path) -> Iterator[None]:
-    """Say of a file that is missing or can't be read whose it is, and what to do.
-
-    Raises
-    ------
-    DataError
-        If a file is missing.
-    StorageError
-        If one can't be read.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{folder}: a baseline is missing ({error}); prepare again") from error
-    except OSError as error:
-        raise StorageError(f"{folder}: can't read the baselines ({error})") from error
