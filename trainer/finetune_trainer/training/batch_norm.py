@@ -24,7 +24,8 @@ def _normalized(layer: _BatchNorm, values: torch.Tensor) -> torch.Tensor:
         layer.running_var,
         layer.weight.float() if layer.affine else None,
         layer.bias.float() if layer.affine else None,
-        training=layer.training,
+        # Without statistics of its own it always takes those of the rows.
+        training=layer.training or layer.running_mean is None,
         momentum=layer.momentum or 0.0,
         eps=layer.eps,
     )
@@ -45,9 +46,23 @@ class Norms:
     def keep_wide(self) -> None:
         """Normalize in fp32 where the model computes in 16 bit.
 
-        DeepSpeed rounds weights alone; statistics in 16 bit would lose what moves them.
+        DeepSpeed rounds weights alone, but at stage 3, where it loads statistics rounded, too. In
+        16 bit they would lose what moves them.
+
+        Raises
+        ------
+        UsageError
+            If statistics are to be trained that are means over all batches: their count is torch's.
         """
+        if self._trained and any(layer.momentum is None for layer in self._layers):
+            raise UsageError(
+                "training.batchNorm: the model's statistics are means over all batches, which are "
+                "not trained in 16 bit; set training.precision to fp32, or leave batchNorm out"
+            )
         for layer in self._layers:
+            if layer.running_mean is not None and layer.running_var is not None:
+                layer.running_mean = layer.running_mean.float()
+                layer.running_var = layer.running_var.float()
             layer.forward = partial(_normalized, layer)  # type: ignore[method-assign]
 
     def before_forward(self) -> None:
