@@ -6,7 +6,7 @@ Without it a save to slow storage would look like a stall. What hangs gives no s
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -56,11 +56,9 @@ class SignsOfWork:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes of all files; one that goes meanwhile, or can't be asked for now, counts nothing."""
+    """Bytes of all files, as far as storage that fails for a moment lets them be counted."""
     total = 0
-    for path in folder.rglob("*"):
-        try:
+    with suppress(OSError):
+        for path in folder.rglob("*"):
             total += path.stat().st_size
-        except OSError:
-            continue
     return total
