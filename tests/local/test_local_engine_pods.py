@@ -227,6 +227,7 @@ def test_the_trainer_is_told_who_it_is(an_attempt: Callable[..., Attempt]) -> No
         assert me["step"] == "train"
         assert me[Env.WORKER] == str(worker)
         assert me[Env.POD_UID] == pod.uid
+        assert me[Env.COLLECTIVE_SECONDS] == "60"
         assert Run.model_validate_json(Path(me[Env.RUN_FILE]).read_bytes()) == a_run(2)
     assert told[0][Env.MASTER_PORT] == told[1][Env.MASTER_PORT]
     assert told[0][Env.MASTER_PORT] != told[0][Env.LISTEN].rpartition(":")[2]
