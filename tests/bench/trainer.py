@@ -49,7 +49,7 @@ EVALUATION_GOAL = 1.0
 SORTED_GOAL = 1.5
 LONGEST_TEXT = 512
 SCORED_ROWS = 320
-SCORINGS = 6
+SCORINGS = 20
 _MIB = 1 << 20
 _GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 START_GOAL = 1 / 1.1
@@ -99,7 +99,7 @@ def pictures(scratch: Path) -> None:
 
 def against_plain(made: Callable[..., Workload], scratch: Path) -> None:
     """Compare the two trainers at what ``made`` gives for a folder and a number of steps."""
-    rounds = Rounds(count=10, block_steps=2)
+    rounds = Rounds(count=30, block_steps=2)
     workload = made(scratch, steps=rounds.steps)
     with plain(workload, rounds) as theirs, ours("ours", workload, rounds) as own:
         blocks = blocks_of([theirs, own], rounds)
@@ -109,7 +109,7 @@ def against_plain(made: Callable[..., Workload], scratch: Path) -> None:
 
 def causal(scratch: Path) -> None:
     """Causal language models, padded and packed."""
-    rounds = Rounds(count=6, block_steps=1)
+    rounds = Rounds(count=30, block_steps=1)
     workload = language(scratch, steps=rounds.steps)
     packed = workload.copied(scratch / "packed", packing=True)
     with ExitStack() as ending:
