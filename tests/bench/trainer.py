@@ -109,7 +109,7 @@ def against_plain(made: Callable[..., Workload], scratch: Path) -> None:
 
 def causal(scratch: Path) -> None:
     """Causal language models, padded and packed."""
-    rounds = Rounds(count=30, block_steps=1)
+    rounds = Rounds(count=60, block_steps=1)
     workload = language(scratch, steps=rounds.steps)
     packed = workload.copied(scratch / "packed", packing=True)
     with ExitStack() as ending:

@@ -5,7 +5,6 @@ that packing changes no result. Sequences are dealt out to ranks and micro-batch
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +14,8 @@ import numpy.typing as npt
 from finetune_trainer.training.plan import StepPlan
 
 Lengths = npt.NDArray[np.int64]
+_LENGTHS_TRIED = 64
+_STEPS_LOOKED_AT = 100
 
 
 def best_fit(lengths: Lengths, capacity: int) -> list[list[int]]:
@@ -46,29 +47,39 @@ def best_fit(lengths: Lengths, capacity: int) -> list[list[int]]:
     return bins
 
 
-def even_fit(lengths: Lengths, capacity: int) -> list[list[int]]:
-    """Pack items into as many bins as ``best_fit`` does, and fill them as evenly as it can.
+def short_fit(lengths: Lengths, capacity: int, *, ranks: int, most: int) -> list[list[int]]:
+    """Pack items into the bins of at most ``capacity`` that ``ranks`` compute soonest.
 
-    Sequences are padded to the longest of them: less is padded where none is much longer, and a
-    token has fewer before it to attend to.
+    Bins count as the fullest of them, as sequences are padded to the longest. Many short ones are
+    computed sooner than a few long ones that hold the same, for a token has fewer to attend to;
+    and they can be dealt out more evenly. Attention counts as half of all else at ``capacity``:
+    it is more in a small model, less in a large one.
 
     Raises
     ------
     ValueError
-        As ``best_fit`` does.
+        If an item is longer than ``capacity``, or the items don't fit into ``most`` bins.
     """
-    fitted = best_fit(lengths, capacity)
-    if not fitted:
-        return fitted
-    least = max(int(lengths.max()), -(-int(lengths.sum()) // len(fitted)))
-    while least < capacity:
-        middle = (least + capacity) // 2
-        tried = best_fit(lengths, middle)
-        if len(tried) <= len(fitted):
-            fitted, capacity = tried, middle
-        else:
-            least = middle + 1
-    return fitted
+    if not len(lengths):
+        return []
+    fits = [best_fit(lengths, capacity)]
+    if len(fits[0]) > most:
+        raise ValueError(f"{len(fits[0])} sequences are more than the {most} that have a place")
+    least = int(lengths.max())
+    for tried in np.linspace(least, capacity, _LENGTHS_TRIED, endpoint=False, dtype=np.int64):
+        fitted = best_fit(lengths, int(tried))
+        if len(fitted) <= most:
+            fits.append(fitted)
+
+    def cost(bins: list[list[int]]) -> int:
+        length = _longest(lengths, bins)
+        return -(-len(bins) // ranks) * length * (2 * capacity + length)
+
+    return min(fits, key=cost)
+
+
+def _longest(lengths: Lengths, bins: list[list[int]]) -> int:
+    return max(int(lengths[one].sum()) for one in bins)
 
 
 @dataclass(frozen=True)
@@ -120,17 +131,27 @@ class PackedPlan:
             return PackedBatch(((int(rows[0]),),), filler=True)
         return PackedBatch(tuple(tuple(rows[one].tolist()) for one in mine))
 
-    def fill(self, steps: Iterable[int]) -> float:
-        """The share of these steps' sequences that holds tokens of rows; 1 is full."""
-        tokens = sequences = 0
-        for step in steps:
+    def fill(self, steps: int) -> float:
+        """The share of sequences, all padded to their step's longest, that holds tokens of rows.
+
+        Of the first ``steps``, or of a hundred if they are more.
+        """
+        tokens = cells = 0
+        for step in range(min(steps, _STEPS_LOOKED_AT)):
             lengths = self.lengths[self.plan.global_batch(step)]
+            sequences = _sequences(self, step)
             tokens += int(lengths.sum())
-            sequences += len(best_fit(lengths, self.capacity))
-        return tokens / (sequences * self.capacity)
+            cells += len(sequences) * _longest(lengths, sequences)
+        return tokens / cells
 
 
 @lru_cache(maxsize=2)
 def _sequences(packed: PackedPlan, step: int) -> list[list[int]]:
     """Places in a step's global batch, by sequence; kept, for every micro-batch of it asks."""
-    return even_fit(packed.lengths[packed.plan.global_batch(step)], packed.capacity)
+    plan = packed.plan
+    return short_fit(
+        packed.lengths[plan.global_batch(step)],
+        packed.capacity,
+        ranks=plan.world_size,
+        most=packed.accumulation_steps * plan.world_size * plan.micro_batch_size,
+    )

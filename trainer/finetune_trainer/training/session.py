@@ -238,7 +238,7 @@ def _assemble(
         ),
         select_rows=select_rows,
         store=store,
-        packed_fill=packed.plan.fill(range(min(steps, plan.steps_per_epoch))) if packed else None,
+        packed_fill=packed.plan.fill(steps) if packed else None,
         say=say,
         signs=signs,
         health=training.health,
