@@ -57,7 +57,8 @@ def text_classification(rows: pd.DataFrame, report: Report) -> Figures:
         found |= {f"calibrated {name}": value for name, value in scaled.items()}
     told = rows["predicted"].to_numpy()
     found |= by_swap(rows, report, lambda p, q: np.abs(p - q).sum() / 2)
-    return found | by_group(rows, report, y == told, lambda one: (y == one, told == one))
+    right = {"accuracy": (y == told, np.ones(len(y)))}
+    return found | by_group(rows, report, right, lambda one: (y == one, told == one))
 
 
 image_classification = text_classification
@@ -105,8 +106,9 @@ def multi_label_classification(rows: pd.DataFrame, report: Report) -> Figures:
     found["loss"] = -np.log(np.where(y, p, 1 - p)).mean()
     found |= by_swap(rows, report, lambda p, q: np.abs(p - q).mean())
     place = names.index
+    right = {"labelAccuracy": ((y == told).mean(axis=1), np.ones(len(y)))}
     return found | by_group(
-        rows, report, (y == told).mean(axis=1), lambda one: (y[:, place(one)], told[:, place(one)])
+        rows, report, right, lambda one: (y[:, place(one)], told[:, place(one)])
     )
 
 
@@ -124,7 +126,8 @@ def text_regression(rows: pd.DataFrame, report: Report) -> Figures:
             f"{who}errors": np.square(told - y).sum(),
         }
     found |= by_swap(rows, report, None)
-    return found | by_group(rows, report, np.abs(rows["predicted"].to_numpy() - y), None)
+    errors = {"mae": (np.abs(rows["predicted"].to_numpy() - y), np.ones(len(y)))}
+    return found | by_group(rows, report, errors)
 
 
 def token_classification(rows: pd.DataFrame, report: Report) -> Figures:
@@ -193,25 +196,38 @@ def causal_lm(rows: pd.DataFrame, report: Report) -> Figures:
             f"{who}tokenAccuracy": sums[f"{who}right"] / sums["tokens"],
             f"{who}errors": sums["tokens"] - sums[f"{who}right"],
         }
-    return found
+    tokens = rows["tokens"].to_numpy()
+    of_tokens = {
+        "tokenAccuracy": (rows["right"].to_numpy(), tokens),
+        "loss": (rows["nll"].to_numpy(), tokens),
+    }
+    return found | by_group(rows, report, of_tokens)
 
 
 def by_group(
     rows: pd.DataFrame,
     report: Report,
-    first: np.ndarray,
-    of_class: Callable[[str], tuple[np.ndarray, np.ndarray]] | None,
+    ratios: dict[str, tuple[np.ndarray, np.ndarray]],
+    of_class: Callable[[str], tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> Figures:
-    """`first` is the number whose mean is said of a group; `of_class` what is so, and told so."""
+    """Figures by group, each a sum over rows divided by one.
+
+    The first of `ratios` is said of each group; `of_class` is what is so, and told so.
+    """
     found: Figures = {}
     for column, group, one in contrasts(report):
         mine = (rows[f"groups.{column}"] == group).to_numpy()
-        values, counted = first, np.full(len(rows), fill_value=True)
-        if one is not None and "label" in one and of_class is not None:
-            there, values = of_class(one["label"])
-            rate = one["metric"]
-            counted = {"truePositiveRate": there, "falsePositiveRate": ~there}.get(rate, counted)
-        sides = [np.mean(values[counted & side]) for side in (mine, ~mine)]
+        metric = next(iter(ratios)) if one is None else one["metric"]
+        if metric in ratios:
+            values, counted = ratios[metric]
+        else:
+            assert one is not None
+            assert of_class is not None
+            there, told = of_class(one["label"])
+            rates = {"truePositiveRate": there, "falsePositiveRate": ~there}
+            counted = rates.get(metric, np.full(len(rows), fill_value=True))
+            values = told & counted
+        sides = [values[side].sum() / max(1, counted[side].sum()) for side in (mine, ~mine)]
         found[f"{column} {group} {one and (one['metric'], one.get('label'))}"] = (
             sides[0] if one is None else sides[0] - sides[1]
         )

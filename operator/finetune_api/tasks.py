@@ -359,6 +359,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         learning_rate=1e-5,
         max_length=2048,
         packs=True,
+        by_group=(Metric.TOKEN_ACCURACY, Metric.LOSS),
     ),
     Task.IMAGE_CLASSIFICATION: TaskFacts(
         model="image classifier",

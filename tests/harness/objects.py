@@ -382,9 +382,9 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=_grouped(_regression(gate=[]), metric="rmse"),
     ),
     RuleExample(
-        "evaluation.groups: causal-lm is not measured by groups",
-        accepted=_LANGUAGE,
-        rejected=changed(_LANGUAGE, {"spec.evaluation.groups": ["domain"]}),
+        "evaluation.gate: groups of causal-lm are compared by",
+        accepted=_grouped(_LANGUAGE, metric="loss"),
+        rejected=_grouped(_LANGUAGE, metric="perplexity"),
     ),
     RuleExample(
         "evaluation.threshold: text-regression tells no labels",

@@ -34,6 +34,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="local runs need
 
 PATIENCE_SECONDS = 3600
 ROWS = {row["id"]: row["messages"] for row in chats(400)}
+ORIGIN = {
+    name: None if place % 20 == 0 else ("north", "south")[place % 2]
+    for place, name in enumerate(ROWS)
+}
 SPEC: dict[str, Any] = {
     "task": "causal-lm",
     "model": {"uri": "model"},
@@ -53,9 +57,12 @@ SPEC: dict[str, Any] = {
         "gate": [
             {"name": "learned", "metric": "errorReduction", "min": 0.5, "bound": "Lower"},
             {"name": "sure", "metric": "perplexity", "max": 1.5, "bound": "Upper"},
+            {"name": "fair", "metric": "loss", "group": "origin", "maxShortfall": 0.1,
+             "bound": "Upper", "insufficient": "pass"},
         ],
+        "groups": ["origin"],
     },
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,10 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     root = tmp_path_factory.mktemp("chat")
     tokenizer = chat_tokenizer()
     saved(a_llama(tokenizer), tokenizer, root / "model")
-    lines = [json.dumps({"id": name, "messages": row}) for name, row in ROWS.items()]
+    lines = [
+        json.dumps({"id": name, "messages": row, "origin": ORIGIN[name]})
+        for name, row in ROWS.items()
+    ]
     (root / "rows.jsonl").write_text("\n".join(lines))
     manifest = {
         "apiVersion": "finetune.dev/v1alpha1",
@@ -122,7 +132,7 @@ def chat(tmp_path_factory: pytest.TempPathFactory) -> Finished:
 def test_a_manifest_becomes_a_verdict(chat: Finished) -> None:
     assert chat.code == ExitCode.DONE, chat.said
     assert chat.status.phase is Phase.COMPLETE
-    assert [result.passed for result in chat.report.gate] == [True, True]
+    assert [result.passed for result in chat.report.gate] == [True, True, True]
     (trained,) = (c for c in chat.status.conditions if c.type == ConditionType.TRAINED)
     assert "Packed rows filled" in (trained.message or "")
 
@@ -179,6 +189,31 @@ def test_every_figure_follows_from_the_kept_predictions(chat: Finished) -> None:
         for name in rows["row_id"]
     ]
     assert rows["bytes"] == sizes
+
+
+def test_groups_of_rows_are_told_by_the_tokens_that_they_hold(chat: Finished) -> None:
+    rows = pq.read_table(chat.folder / LAYOUT.predictions).to_pylist()
+    assert {row["row_id"]: row["groups.origin"] for row in rows} == {
+        row["row_id"]: ORIGIN[row["row_id"]] or "(missing)" for row in rows
+    }
+    (column,) = chat.report.groups
+    missing, *compared = column.groups
+    assert (missing.group, missing.contrasts) == ("(missing)", ())
+    assert missing.insufficient == (Metric.TOKEN_ACCURACY, Metric.LOSS)
+    for group in compared:
+        mine = [row for row in rows if row["groups.origin"] == group.group]
+        others = [row for row in rows if row["groups.origin"] != group.group]
+        loss, rest = (
+            sum(row["nll"] for row in side) / sum(row["tokens"] for row in side)
+            for side in (mine, others)
+        )
+        told = {one.metric: one for one in group.contrasts}
+        assert told[Metric.LOSS].value == pytest.approx(loss)
+        assert told[Metric.LOSS].rest == pytest.approx(rest)
+        assert not any(one.found for one in group.contrasts), "they were drawn by their number"
+    confirmed = recompute(chat.folder / LAYOUT.output)
+    assert {"origin north None", "origin south ('loss', None)"} <= confirmed
+    assert "On whom does it fail?" in chat.workspace.page.read_text()
 
 
 def test_its_answers_stand_beside_those_of_the_untuned_model(chat: Finished) -> None:

@@ -18,7 +18,10 @@ from finetune_trainer.evaluation.contrasts import (
     contrast,
     holm,
 )
-from finetune_trainer.evaluation.groups import of_rows
+from finetune_trainer.evaluation.groups import of_rows, of_sums
+from finetune_trainer.evaluation.language_scores import LanguageOutputs
+from finetune_trainer.evaluation.language_scores import by_group as tokens_by_group
+from finetune_trainer.evaluation.likelihood import RowLikelihoods
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.regression import NumberOutputs
 from finetune_trainer.evaluation.regression import by_group as numbers_by_group
@@ -81,7 +84,44 @@ def skewed_numbers(random: np.random.Generator) -> tuple[GroupsReport, ...]:
     return numbers_by_group(made, {"group": names(group)})
 
 
-@pytest.mark.parametrize("draw", [rows_alone, rows_in_clusters, skewed_numbers])
+def tokens(
+    random: np.random.Generator, clusters: Integers | None, deficit: Floats
+) -> LanguageOutputs:
+    """Rows of 1 to some 200 tokens, which are easy or hard together; authors' rows are too."""
+    rows = len(deficit)
+    sizes = np.maximum(1, random.lognormal(3, 0.7, rows)).astype(np.int64)
+    hard = random.beta(2, 6, rows)
+    if clusters is not None:
+        hard = (hard + random.beta(2, 6, rows)[clusters]) / 2
+    wrong = np.minimum(hard + deficit, 1.0)
+    likely = RowLikelihoods(
+        nll=random.gamma(sizes / 4, 8 * wrong),
+        tokens=sizes,
+        right=sizes - random.binomial(sizes, wrong),
+    )
+    return LanguageOutputs(model=likely, base=likely, text_bytes=sizes, groups=clusters)
+
+
+def tokens_of_rows(random: np.random.Generator) -> tuple[GroupsReport, ...]:
+    """A language model's rows, in large and small groups of two columns."""
+    columns = {
+        "small": names(random.choice(4, 400, p=[0.1, 0.15, 0.25, 0.5])),
+        "even": names(random.integers(0, 2, 400)),
+    }
+    return tokens_by_group(tokens(random, None, np.zeros(400)), columns)
+
+
+def tokens_of_authors(random: np.random.Generator) -> tuple[GroupsReport, ...]:
+    """The same of 100 authors, each in one group."""
+    author = np.repeat(np.arange(100), 5)
+    group = random.integers(0, 3, 100)[author]
+    return tokens_by_group(tokens(random, author, np.zeros(500)), {"group": names(group)})
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [rows_alone, rows_in_clusters, skewed_numbers, tokens_of_rows, tokens_of_authors],
+)
 def test_groups_drawn_at_random_are_called_unequal_in_no_more_than_5_of_100_reports(
     draw: Callable[[np.random.Generator], tuple[GroupsReport, ...]],
 ) -> None:
@@ -109,6 +149,26 @@ def test_a_planted_deficit_is_found_with_its_sign_and_no_other(*, clustered: boo
     assert found >= 98
     assert right_sign == 100
     assert elsewhere <= 5
+
+
+def test_a_planted_deficit_of_tokens_is_found_by_both_figures_and_nowhere_else() -> None:
+    random = np.random.default_rng(12)
+    found = {Metric.TOKEN_ACCURACY: 0, Metric.LOSS: 0}
+    elsewhere = 0
+    for _ in range(60):
+        group = np.repeat([0, 1, 2], [150, 200, 250])
+        (report,) = tokens_by_group(
+            tokens(random, None, np.where(group == 0, 0.12, 0.0)), {"dialect": names(group)}
+        )
+        for one in report.groups[0].contrasts:
+            found[one.metric] += one.found and one.shortfall.value > 0
+        elsewhere += any(
+            one.found and one.shortfall.value > 0
+            for other in report.groups[1:]
+            for one in other.contrasts
+        )
+    assert min(found.values()) >= 57
+    assert elsewhere <= 3
 
 
 Drawn = tuple[RowValues, Grouping, Floats]
@@ -142,11 +202,20 @@ def numbers_across_clusters(random: np.random.Generator) -> Drawn:
     return _all(values, is_share=False), grouping, 2.0 * np.arange(3) - rest
 
 
+def shares_of_many(random: np.random.Generator) -> Drawn:
+    made, group = tokens(random, None, np.zeros(600)), np.repeat(np.arange(3), [60, 140, 400])
+    sizes = made.model.tokens.astype(np.float64)
+    rows = of_sums(Metric.TOKEN_ACCURACY, made.model.right, sizes, is_share=True).rows
+    return rows, Grouping(group=group, groups=3), np.zeros(3)
+
+
 def _all(values: Floats, *, is_share: bool) -> RowValues:
     return RowValues(values=values, counted=np.ones(len(values), dtype=np.bool_), is_share=is_share)
 
 
-@pytest.mark.parametrize("draw", [shares, shares_in_clusters, numbers_across_clusters])
+@pytest.mark.parametrize(
+    "draw", [shares, shares_in_clusters, numbers_across_clusters, shares_of_many]
+)
 def test_intervals_of_differences_hold_in_95_of_100_samples(
     draw: Callable[[np.random.Generator], Drawn],
 ) -> None:
@@ -249,6 +318,37 @@ def test_rows_that_only_repeat_their_clusters_say_no_more_than_the_clusters() ->
     assert copied.low == pytest.approx(alone.low)
     assert copied.high == pytest.approx(alone.high)
     assert copied.p_values == pytest.approx(alone.p_values)
+
+
+@pytest.mark.parametrize("is_share", [True, False])
+@pytest.mark.parametrize("clustered", [True, False])
+def test_a_row_of_many_things_is_a_cluster_of_them(*, is_share: bool, clustered: bool) -> None:
+    random = np.random.default_rng(13)
+    sizes, group = random.integers(1, 12, 120), np.repeat(np.arange(3), 40)
+    author = np.arange(120) // 2 if clustered else np.arange(120)
+    row = np.repeat(np.arange(120), sizes)
+    each = (random.random(len(row)) < random.random(120)[row]).astype(np.float64)
+    summed = of_sums(Metric.LOSS, np.bincount(row, weights=each), sizes, is_share=is_share)
+    grouping = Grouping(group=group, groups=3, cluster=author if clustered else None)
+    one = contrast(summed.rows, grouping)
+    apart = contrast(
+        _all(each, is_share=is_share), Grouping(group=group[row], groups=3, cluster=author[row])
+    )
+    for name in ("difference", "low", "high", "p_values"):
+        assert getattr(one, name) == pytest.approx(getattr(apart, name)), name
+    assert one.group.rows.tolist() == [40, 40, 40], "what is counted are rows"
+
+
+def test_few_rows_are_not_compared_however_much_they_hold() -> None:
+    group = np.repeat([0, 1, 2], [FEWEST_ROWS - 1, FEWEST_ROWS, 100])
+    sizes = np.full(len(group), 500)
+    right = np.random.default_rng(14).binomial(sizes, 0.8)
+    figure = of_sums(Metric.TOKEN_ACCURACY, right, sizes, is_share=True)
+    assert contrast(figure.rows, Grouping(group=group, groups=3)).comparable.tolist() == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_many_rows_of_few_clusters_are_not_compared() -> None:

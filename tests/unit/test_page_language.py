@@ -5,7 +5,16 @@ import html
 
 from finetune_operator.cli.page import PageFacts
 from finetune_operator.cli.page.render import page
-from unit.builders_page import a_job, a_status, an_interval, complete, evaluated, prepared
+from unit.builders_page import (
+    a_contrast,
+    a_group,
+    a_job,
+    a_status,
+    an_interval,
+    complete,
+    evaluated,
+    prepared,
+)
 
 SAID = "<|im_start|>user\nis 1 < 2?<|im_end|>"
 
@@ -70,6 +79,29 @@ def test_answers_stand_side_by_side_as_they_were_written() -> None:
     assert html.escape(SAID) in text
     assert "<script>" not in text
     assert "Yes, it is." in text
+
+
+def test_groups_are_told_by_tokens_and_a_higher_loss_is_worse() -> None:
+    facts = language_facts()
+    assert facts.evaluation is not None
+    north = a_group(
+        "north",
+        90,
+        a_contrast("tokenAccuracy", 0.7, 0.72),
+        a_contrast("loss", 1.6, 1.4, found=True),
+    )
+    few = a_group("south", 12, insufficient=["tokenAccuracy", "loss"])
+    report = evaluated(
+        **{
+            **facts.evaluation.model_dump(by_alias=True, mode="json", exclude_none=True),
+            "groups": [{"column": "origin", "groups": [north, few]}],
+        }
+    )
+    text = html.unescape(page(dataclasses.replace(facts, evaluation=report))).replace("\u00a0", " ")
+    loss = "loss (mean negative log-likelihood, nats) 1.600, the rest 1.400"
+    assert f"It is found to be worse for north ({loss})." in text
+    assert "Token accuracy of each group" in text
+    assert "Amplification" not in text
 
 
 def test_what_only_classifiers_have_is_left_out() -> None:

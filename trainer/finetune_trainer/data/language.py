@@ -205,6 +205,7 @@ def _with_tokens(row: CleanRow[Example, str], made: TokenRow) -> CleanRow[TokenR
         classes=(),
         group=row.group,
         key=row.key,
+        groups=row.groups,
         words=row.words,
         language=row.language,
     )

@@ -1,8 +1,9 @@
 """Each group of rows against all other rows: signed differences with intervals and p-values. Pure.
 
 What is compared is the mean of a number over some of the rows: whether each is right, or whether a
-class is told of those that have it. Rows are independent, or come in clusters (an author's texts),
-which may lie in one group or in several.
+class is told of those that have it. Where a row holds many things (tokens, words), it is the mean
+over those, a ratio of two sums over rows. Rows are independent, or come in clusters (an author's
+texts), which may lie in one group or in several; the things of a row never are independent.
 """
 
 from dataclasses import dataclass
@@ -21,11 +22,16 @@ _UPPER = 0.975
 
 @dataclass(frozen=True, kw_only=True)
 class RowValues:
-    """A number of each row, and the rows that count; ``is_share`` where it is 0 or 1."""
+    """A number of each row, and the rows that count; ``is_share`` where it is 0 or 1.
+
+    With ``sizes`` the number is a sum over as many things, and ``is_share`` says that each of them
+    adds from 0 to 1; the rows that count have at least one.
+    """
 
     values: Floats
     counted: NDArray[np.bool_]
     is_share: bool
+    sizes: Floats | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,21 +81,23 @@ class Contrasts:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Sums of the values and counts of the rows, of each cluster in each group."""
+    """Sums of the values, of what they are means over, and the rows: each cluster in each group."""
 
     values: Floats
-    rows: Floats
+    sizes: Floats
+    rows: Integers
 
     def of_rest(self) -> "_Sums":
         return _Sums(
             self.values.sum(axis=1, keepdims=True) - self.values,
+            self.sizes.sum(axis=1, keepdims=True) - self.sizes,
             self.rows.sum(axis=1, keepdims=True) - self.rows,
         )
 
     def pull(self, mean: Floats) -> Floats:
         """How far each cluster pulls the mean of its side away from ``mean``, a value a side."""
-        total = np.maximum(self.rows.sum(axis=0), 1.0)
-        pulls: Floats = (self.values - mean * self.rows) / total
+        total = np.maximum(self.sizes.sum(axis=0), 1.0)
+        pulls: Floats = (self.values - mean * self.sizes) / total
         return pulls
 
 
@@ -100,6 +108,7 @@ def contrast(rows: RowValues, grouping: Grouping) -> Contrasts:
     these are clustered: Korn & Graubard 1998), and Student's otherwise, with the clusters' sandwich
     variance. Those of differences are put together from them (MOVER: Zou & Donner 2008; for
     independent shares Newcombe's hybrid, 1998), with the correlation that shared clusters bring.
+    A row of many things is a cluster of them, or a part of its own cluster.
 
     The test of independent shares is Fisher's exact one, doubled. Others must stand two tests, and
     get the larger p-value: a score test with the sandwich variance and Student's t, which allows
@@ -109,11 +118,12 @@ def contrast(rows: RowValues, grouping: Grouping) -> Contrasts:
     """
     sums = _sums(rows, grouping)
     rest = sums.of_rest()
-    alike = _intracluster(sums, rest) if grouping.cluster is not None else None
+    independent = rows.sizes is None and grouping.cluster is None
+    alike = None if independent else _intracluster(sums, rest)
     one, other = (_means(side, is_share=rows.is_share, alike=alike) for side in (sums, rest))
     low, high = _mover(one, other, _correlation(sums, one, rest, other))
     comparable = one.enough & other.enough
-    if rows.is_share and grouping.cluster is None:
+    if rows.is_share and independent:
         p_values = _fisher(sums, rest)
     else:
         p_values = _score_test(sums, rest, np.minimum(one.clusters, other.clusters))
@@ -141,56 +151,63 @@ def holm(p_values: Floats) -> Floats:
 def _sums(rows: RowValues, grouping: Grouping) -> _Sums:
     group = grouping.group[rows.counted]
     values = rows.values[rows.counted]
-    if grouping.cluster is None:
-        # Of independent shares nothing but the counts is asked.
-        cluster = np.zeros(len(group), int) if rows.is_share else np.arange(len(group))
-    else:
+    if grouping.cluster is not None:
         _, cluster = np.unique(grouping.cluster[rows.counted], return_inverse=True)
+    elif rows.is_share and rows.sizes is None:
+        # Of independent shares nothing but the counts is asked.
+        cluster = np.zeros(len(group), int)
+    else:
+        cluster = np.arange(len(group))
     clusters = int(cluster.max()) + 1 if len(cluster) else 0
     place, shape = cluster * grouping.groups + group, (clusters, grouping.groups)
-    size = clusters * grouping.groups
-    return _Sums(
-        np.bincount(place, weights=values, minlength=size).astype(np.float64).reshape(shape),
-        np.bincount(place, minlength=size).astype(np.float64).reshape(shape),
-    )
+
+    def summed(weights: Floats | None) -> Floats:
+        made = np.bincount(place, weights=weights, minlength=clusters * grouping.groups)
+        return made.astype(np.float64).reshape(shape)
+
+    count = summed(None)
+    sizes = count if rows.sizes is None else summed(rows.sizes[rows.counted])
+    return _Sums(summed(values), sizes, count.astype(np.int64))
 
 
 def _means(sums: _Sums, *, is_share: bool, alike: Floats | None) -> Means:
-    """Means of each column; ``alike`` is how alike rows of a cluster are, where there are such."""
-    count = sums.rows.sum(axis=0)
+    """Means of each column; ``alike`` is how alike what lies in a cluster is, where it may be."""
+    rows, size = sums.rows.sum(axis=0), sums.sizes.sum(axis=0)
     clusters = (sums.rows > 0).sum(axis=0)
     if is_share and alike is None:
-        clusters = count.astype(np.int64)
+        clusters = rows
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = sums.values.sum(axis=0) / count
+        mean = sums.values.sum(axis=0) / size
         variance = clusters / (clusters - 1) * np.square(sums.pull(mean)).sum(axis=0)
         quantile = special.stdtrit(np.maximum(clusters - 1, 1), _UPPER)
         if not is_share:
             low, high = mean - quantile * np.sqrt(variance), mean + quantile * np.sqrt(variance)
         elif alike is None:
-            low, high = _wilson(mean, count, np.full(len(count), special.ndtri(_UPPER)))
+            low, high = _wilson(mean, size, np.full(len(size), special.ndtri(_UPPER)))
         else:
             # The own variance of a few clusters may be small by chance: the rest helps out.
-            own = variance / (mean * (1 - mean) / count)
-            expected = 1 + (np.square(sums.rows).sum(axis=0) / count - 1) * alike
-            effective = count / np.maximum(np.fmax(own, expected), 1.0)
+            own = variance / (mean * (1 - mean) / size)
+            expected = 1 + (np.square(sums.sizes).sum(axis=0) / size - 1) * alike
+            effective = size / np.maximum(np.fmax(own, expected), 1.0)
             low, high = _wilson(mean, effective, quantile)
-    return Means(value=mean, low=low, high=high, rows=count.astype(np.int64), clusters=clusters)
+    return Means(value=mean, low=low, high=high, rows=rows, clusters=clusters)
 
 
 def _intracluster(sums: _Sums, rest: _Sums) -> Floats:
-    """The correlation of rows of one cluster about the means of group and rest, 0 to 1.
+    """The correlation within a cluster about the means of group and rest, 0 to 1.
 
     Where nothing varies, nothing shows it, and it is taken as 1.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        sides = [(one, one.values.sum(axis=0) / one.rows.sum(axis=0)) for one in (sums, rest)]
-        left = sum(np.nan_to_num(one.values - mean * one.rows) for one, mean in sides)
-        spread = sum(np.nan_to_num(one.rows.sum(axis=0) * mean * (1 - mean)) for one, mean in sides)
-        rows = sums.rows + rest.rows
-        clusters = np.float64(len(rows))
+        sides = [(one, one.values.sum(axis=0) / one.sizes.sum(axis=0)) for one in (sums, rest)]
+        left = sum(np.nan_to_num(one.values - mean * one.sizes) for one, mean in sides)
+        spread = sum(
+            np.nan_to_num(one.sizes.sum(axis=0) * mean * (1 - mean)) for one, mean in sides
+        )
+        sizes = sums.sizes + rest.sizes
+        clusters = np.float64(len(sizes))
         design = clusters / (clusters - 1) * np.square(left).sum(axis=0) / spread
-        size = np.square(rows).sum(axis=0) / rows.sum(axis=0)
+        size = np.square(sizes).sum(axis=0) / sizes.sum(axis=0)
         alike = (design - 1) / (size - 1)
     return np.clip(np.where(np.isnan(alike), np.where(size > 1, 1.0, 0.0), alike), 0.0, 1.0)
 
@@ -239,9 +256,9 @@ def _fisher(sums: _Sums, rest: _Sums) -> Floats:
 
 
 def _score_test(sums: _Sums, rest: _Sums, clusters: Integers) -> Floats:
-    count = sums.rows.sum(axis=0) + rest.rows.sum(axis=0)
+    size = sums.sizes.sum(axis=0) + rest.sizes.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (sums.values.sum(axis=0) + rest.values.sum(axis=0)) / count
+        mean = (sums.values.sum(axis=0) + rest.values.sum(axis=0)) / size
         pulls = sums.pull(mean) - rest.pull(mean)
         number = (sums.rows + rest.rows > 0).sum(axis=0)
         spread = np.sqrt(number / (number - 1) * np.square(pulls).sum(axis=0))
@@ -252,16 +269,16 @@ def _score_test(sums: _Sums, rest: _Sums, clusters: Integers) -> Floats:
 
 def _permuted(sums: _Sums, rest: _Sums) -> Floats:
     """Clusters' sums about the common mean, drawn without replacement: exact to three moments."""
-    rows = sums.rows + rest.rows
+    sizes = sums.sizes + rest.sizes
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean = (sums.values + rest.values).sum(axis=0) / rows.sum(axis=0)
-        left = (sums.values + rest.values) - mean * rows
-        total, drawn = np.float64(len(rows)), (sums.rows > 0).sum(axis=0)
+        mean = (sums.values + rest.values).sum(axis=0) / sizes.sum(axis=0)
+        left = (sums.values + rest.values) - mean * sizes
+        total, drawn = np.float64(len(sizes)), (sums.rows > 0).sum(axis=0)
         second, third = (left**2).sum(axis=0) / total, (left**3).sum(axis=0) / total
         variance = drawn * (total - drawn) / (total - 1) * second
         moment = variance * (total - 2 * drawn) / (total - 2) * third / second
         scale = np.sqrt(variance)
-        standard = (sums.values.sum(axis=0) - mean * sums.rows.sum(axis=0)) / scale
+        standard = (sums.values.sum(axis=0) - mean * sums.sizes.sum(axis=0)) / scale
         skew = moment / scale**3
     known = np.isfinite(standard) & np.isfinite(skew)
     standard, skew = np.where(known, standard, 0.0), np.where(known, skew, 0.0)

@@ -34,7 +34,7 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class RowFigure:
-    """A figure that is a mean over rows; ``label`` is the class that a rate is of."""
+    """A figure that is a mean over rows or over what they hold; ``label`` is a rate's class."""
 
     metric: Metric
     rows: RowValues
@@ -56,6 +56,20 @@ def of_rows(metric: Metric, values: Floats | Flags, *, is_share: bool) -> RowFig
     return RowFigure(
         metric=metric, rows=RowValues(values=numbers, counted=counted, is_share=is_share)
     )
+
+
+def of_sums(
+    metric: Metric, values: Floats | Integers, sizes: Floats | Integers, *, is_share: bool
+) -> RowFigure:
+    """A figure that is a ratio of sums over rows: tokens that are right over tokens, say.
+
+    Rows with nothing to divide by, such as those without a span, do not count.
+    """
+    things = sizes.astype(np.float64)
+    rows = RowValues(
+        values=values.astype(np.float64), counted=things > 0, is_share=is_share, sizes=things
+    )
+    return RowFigure(metric=metric, rows=rows)
 
 
 def rates(names: Sequence[str], truth: Flags, told: Flags) -> Iterator[RowFigure]:

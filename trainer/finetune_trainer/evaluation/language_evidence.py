@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from finetune_trainer.evaluation.findings import Compared, Findings, TestRows
 from finetune_trainer.evaluation.language_scores import (
     LanguageFigures,
     LanguageOutputs,
+    by_group,
     language_score,
 )
 from finetune_trainer.evaluation.likelihood import RowLikelihoods, row_likelihoods
@@ -98,7 +99,7 @@ class LanguageEvidence:
             groups=None if test.groups is None else np.unique(test.groups, return_inverse=True)[1],
         )
         return Findings(
-            scores=_scores(outputs, test),
+            scores=replace(_scores(outputs, test), groups=by_group(outputs, test.grouped)),
             predictions=_table(test, outputs),
             proof=proof,
             generations=generations if test.run.evaluation.keep_predictions else (),

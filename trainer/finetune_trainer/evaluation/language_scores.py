@@ -3,13 +3,15 @@
 Every figure is a ratio of sums over rows, so a resample needs no more of a row than its sums.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluationreport import Interval
+from finetune_api.evaluationreport import GroupsReport, Interval
+from finetune_api.tasks import Metric
+from finetune_trainer.evaluation import groups
 from finetune_trainer.evaluation.intervals import error_reduction_interval, interval
 from finetune_trainer.evaluation.likelihood import RowLikelihoods
 from finetune_trainer.evaluation.metrics import Floats, Integers
@@ -78,6 +80,24 @@ def language_score(outputs: LanguageOutputs, resamples: int, seed: int) -> Langu
         error_reduction=error_reduction_interval(
             float(point["error_reduction"]), drawn["error_reduction"], len(units)
         ),
+    )
+
+
+def by_group(
+    outputs: LanguageOutputs, columns: Mapping[str, Sequence[str]]
+) -> tuple[GroupsReport, ...]:
+    """Compare groups of rows by the tokens that are right and by the loss, over all their tokens.
+
+    Of the latter, exp of a group's is its perplexity, and exp of a difference the ratio of two.
+    """
+    model = outputs.model
+    return groups.compare(
+        columns,
+        [
+            groups.of_sums(Metric.TOKEN_ACCURACY, model.right, model.tokens, is_share=True),
+            groups.of_sums(Metric.LOSS, model.nll, model.tokens, is_share=False),
+        ],
+        cluster=outputs.groups,
     )
 
 
