@@ -136,6 +136,7 @@ def token_classification(rows: pd.DataFrame, report: Report) -> Figures:
     truth = [spans(tags, of_spans=of_spans) for tags in rows["tags"]]
     words = [list(tags) for tags in rows["tags"]]
     found: Figures = {}
+    ratios: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for who in predictors(report):
         told = [spans(tags, of_spans=of_spans) for tags in rows[f"{who}predicted"]]
         both = [one & other for one, other in zip(truth, told, strict=True)]
@@ -144,11 +145,11 @@ def token_classification(rows: pd.DataFrame, report: Report) -> Figures:
         )
         kinds = sorted(there | said)
         f1 = {kind: 2 * right[kind] / (there[kind] + said[kind]) for kind in kinds}
-        wrong = sum(
-            tag != other
+        misses = [
+            sum(tag != other for tag, other in zip(row, theirs, strict=True))
             for row, theirs in zip(words, rows[f"{who}predicted"], strict=True)
-            for tag, other in zip(row, theirs, strict=True)
-        )
+        ]
+        wrong = sum(misses)
         found |= {
             f"{who}microF1": 2 * right.total() / max(1, there.total() + said.total()),
             f"{who}macroF1": float(np.mean(list(f1.values()))),
@@ -157,6 +158,13 @@ def token_classification(rows: pd.DataFrame, report: Report) -> Figures:
             f"{who}tokenAccuracy": 1 - wrong / sum(map(len, words)),
             f"{who}errors": wrong,
         }
+        if not who:
+            sizes, of_both = np.array([*map(len, words)]), np.array([*map(len, both)])
+            of_either = np.array([*map(len, truth)]) + np.array([*map(len, told)])
+            ratios = {
+                "microF1": (2 * of_both, of_either),
+                "tokenAccuracy": (sizes - np.array(misses), sizes),
+            }
         for kind in kinds if not who else ():
             found |= {
                 f"{kind} precision": right[kind] / max(1, said[kind]),
@@ -164,7 +172,8 @@ def token_classification(rows: pd.DataFrame, report: Report) -> Figures:
                 f"{kind} f1": f1[kind],
                 f"{kind} support": there[kind],
             }
-    return found | {"loss": rows["nll"].sum() / rows["words_read"].map(len).sum()}
+    found["loss"] = rows["nll"].sum() / rows["words_read"].map(len).sum()
+    return found | by_group(rows, report, ratios)
 
 
 def spans(tags: Sequence[str | None], *, of_spans: bool) -> set[tuple[int, int, str]]:

@@ -120,7 +120,7 @@ class GroupScores(Contract):
     rows: Count
     """Its test rows."""
     figure: Interval
-    """The first of the task's figures by group, over its rows."""
+    """The first of the task's figures by group, over its rows; 0 of no span at all."""
     contrasts: Annotated[
         tuple[Contrast, ...],
         Field(max_length=601, description="Against all other rows, as far as there are enough."),

@@ -18,18 +18,12 @@ def _task_rules(task: Task) -> Iterator[Cel]:
         f"self.evaluation.gate.all(g, has(g.group) || g.metric in {metrics})",
         f"evaluation.gate: {task.value} is measured by {', '.join(metrics)}; name one of them",
     )
-    if by_group:
-        yield Cel(
-            f"self.task != '{task.value}' || "
-            f"self.evaluation.gate.all(g, !has(g.group) || g.metric in {by_group})",
-            f"evaluation.gate: groups of {task.value} are compared by {', '.join(by_group)}; name "
-            "one of them where group is set",
-        )
-    else:
-        yield Cel(
-            f"self.task != '{task.value}' || self.evaluation.groups.size() == 0",
-            f"evaluation.groups: {task.value} is not measured by groups; leave it out",
-        )
+    yield Cel(
+        f"self.task != '{task.value}' || "
+        f"self.evaluation.gate.all(g, !has(g.group) || g.metric in {by_group})",
+        f"evaluation.gate: groups of {task.value} are compared by {', '.join(by_group)}; name "
+        "one of them where group is set",
+    )
     yield Cel(
         f"self.task != '{task.value}' || self.evaluation.gate.all(g, !has(g.against) || "
         f"g.against in {baselines})",
@@ -102,6 +96,11 @@ def _tag_rules() -> Iterator[Cel]:
     yield Cel(
         f"self.task == '{task}' || self.dataset.format != 'conll'",
         f"dataset.format: conll goes with task {task}; write the rows as csv, jsonl or parquet",
+    )
+    yield Cel(
+        "self.dataset.format != 'conll' || self.evaluation.groups.size() == 0",
+        "evaluation.groups: files in format conll have no columns to group by; leave it out, or "
+        "write the rows as jsonl or parquet",
     )
 
 

@@ -240,7 +240,7 @@ class TaskFacts:
     none. ``support`` is what is counted there. ``learning_rate`` and ``max_length`` (tokens) are
     what a manifest that names none gets; a task on images has no tokens. ``packs`` says that
     several rows may share a sequence. Groups of rows are compared by ``by_group``, of which the
-    first is said of each group; without any they are not. ``swapped`` are the figures of swapped
+    first is said of each group. ``swapped`` are the figures of swapped
     terms, where there are texts. ``has_threshold`` says that a label is told from some probability
     on, ``weighs_classes`` that each thing that is learned has one class, by which it may weigh, and
     ``balances_rows`` that each row has.
@@ -257,7 +257,7 @@ class TaskFacts:
     learning_rate: float
     max_length: int | None = 256
     packs: bool = False
-    by_group: tuple[Metric, ...] = ()
+    by_group: tuple[Metric, ...]
     swapped: tuple[Metric, ...] = ()
     has_threshold: bool = False
     weighs_classes: bool = False
@@ -341,6 +341,7 @@ TASKS: Mapping[Task, TaskFacts] = {
         classes="type",
         support="spans",
         learning_rate=3e-5,
+        by_group=(Metric.MICRO_F1, Metric.TOKEN_ACCURACY),
         weighs_classes=True,
     ),
     Task.CAUSAL_LM: TaskFacts(

@@ -593,9 +593,16 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         )
     ),
     RuleExample(
-        "evaluation.groups: token-classification is not measured by groups",
-        accepted=_TAGS,
-        rejected=changed(_TAGS, {"spec.evaluation.groups": ["domain"]}),
+        "evaluation.gate: groups of token-classification are compared by",
+        accepted=_grouped(_TAGS, metric="microF1"),
+        rejected=_grouped(_TAGS, metric="macroF1"),
+    ),
+    RuleExample(
+        "evaluation.groups: files in format conll have no columns",
+        accepted=changed(_TAGS, {"spec.evaluation.groups": ["domain"]}),
+        rejected=changed(
+            _TAGS, {"spec.evaluation.groups": ["domain"], "spec.dataset.format": "conll"}
+        ),
     ),
     RuleExample(
         "evaluation.threshold: token-classification tells no labels",

@@ -25,6 +25,9 @@ from finetune_trainer.evaluation.likelihood import RowLikelihoods
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.regression import NumberOutputs
 from finetune_trainer.evaluation.regression import by_group as numbers_by_group
+from finetune_trainer.evaluation.spans import spans_of_iob2
+from finetune_trainer.evaluation.tagging import TagOutputs
+from finetune_trainer.evaluation.tagging import by_group as tags_by_group
 
 SIMULATIONS = 250
 FEW_ERRORS = 0.05 + 3 * (0.05 * 0.95 / SIMULATIONS) ** 0.5
@@ -118,9 +121,39 @@ def tokens_of_authors(random: np.random.Generator) -> tuple[GroupsReport, ...]:
     return tokens_by_group(tokens(random, author, np.zeros(500)), {"group": names(group)})
 
 
+def tags(random: np.random.Generator, deficit: Floats) -> TagOutputs:
+    """Rows of some spans among 3 to 30 words, told wrong together: missed, or of another type."""
+    truth, told = [], []
+    for more in deficit:
+        words = int(random.integers(1, 11))
+        row = [tag for _ in range(words) for tag in ("O", "B-A", "I-A")[: random.integers(1, 4)]]
+        wrong = random.random(len(row)) < min(1.0, random.beta(1, 6) + more)
+        truth.append(row)
+        told.append(
+            [
+                random.choice(["O", "B-A", "B-B"]) if w else t
+                for t, w in zip(row, wrong, strict=True)
+            ]
+        )
+    return TagOutputs(truth=truth, told=(told,), baselines=(), finding=spans_of_iob2)
+
+
+def spans_of_rows(random: np.random.Generator) -> tuple[GroupsReport, ...]:
+    """A tagger's rows, in large and small groups."""
+    group = random.choice(4, 400, p=[0.1, 0.15, 0.25, 0.5])
+    return tags_by_group(tags(random, np.zeros(400)), {"small": names(group)})
+
+
 @pytest.mark.parametrize(
     "draw",
-    [rows_alone, rows_in_clusters, skewed_numbers, tokens_of_rows, tokens_of_authors],
+    [
+        rows_alone,
+        rows_in_clusters,
+        skewed_numbers,
+        tokens_of_rows,
+        tokens_of_authors,
+        spans_of_rows,
+    ],
 )
 def test_groups_drawn_at_random_are_called_unequal_in_no_more_than_5_of_100_reports(
     draw: Callable[[np.random.Generator], tuple[GroupsReport, ...]],
@@ -169,6 +202,16 @@ def test_a_planted_deficit_of_tokens_is_found_by_both_figures_and_nowhere_else()
         )
     assert min(found.values()) >= 57
     assert elsewhere <= 3
+
+
+def test_a_planted_deficit_of_spans_is_found() -> None:
+    random, group = np.random.default_rng(15), np.repeat([0, 1, 2], [150, 200, 250])
+    found = 0
+    for _ in range(20):
+        made = tags(random, np.where(group == 0, 0.12, 0.0))
+        (report,) = tags_by_group(made, {"dialect": names(group)})
+        found += all(one.found and one.shortfall.value > 0 for one in report.groups[0].contrasts)
+    assert found >= 19
 
 
 Drawn = tuple[RowValues, Grouping, Floats]

@@ -24,7 +24,14 @@ from finetune_trainer.evaluation.tag_baselines import (
     save_taggers,
     shape_of,
 )
-from finetune_trainer.evaluation.tagging import TagOutputs, count, figures, score, type_scores
+from finetune_trainer.evaluation.tagging import (
+    TagOutputs,
+    by_group,
+    count,
+    figures,
+    score,
+    type_scores,
+)
 
 IOB2 = st.lists(st.sampled_from(["O", "B-A", "I-A", "B-B", "I-B"]), max_size=8).map(tuple)
 
@@ -172,6 +179,42 @@ def test_figures_do_not_depend_on_the_order_of_rows() -> None:
         finding=one.finding,
     )
     assert score(one, 200, seed=1) == score(other, 200, seed=1)
+
+
+def test_a_groups_figures_are_those_of_its_rows_alone() -> None:
+    one = outputs(120)
+    names = ["even" if row % 2 else "odd" for row in range(120)]
+    (report,) = by_group(one, {"g": names})
+    for group in report.groups:
+        for told, side in ((True, "value"), (False, "rest")):
+            rows = [row for row in range(120) if (names[row] == group.group) is told]
+            counts = count(
+                [one.truth[row] for row in rows], [[one.told[0][row] for row in rows]], one.finding
+            )
+            alone = figures(counts, np.ones((1, len(rows))))
+            for contrast in group.contrasts:
+                assert getattr(contrast, side) == pytest.approx(alone[contrast.metric][0, 0])
+        assert group.figure.value == group.contrasts[0].value
+    assert [one.metric for one in report.groups[0].contrasts] == [
+        Metric.MICRO_F1,
+        Metric.TOKEN_ACCURACY,
+    ]
+
+
+def test_rows_without_a_span_say_nothing_of_a_groups_spans() -> None:
+    one = outputs(120)
+    empty = [["O"] * 5 for _ in range(40)]
+    made = TagOutputs(
+        truth=[*one.truth, *empty],
+        told=([*one.told[0], *empty],),
+        baselines=(),
+        finding=one.finding,
+    )
+    (report,) = by_group(made, {"g": ["a"] * 40 + ["b"] * 80 + ["c"] * 40})
+    *_, silent = report.groups
+    assert silent.insufficient == (Metric.MICRO_F1,)
+    assert (silent.figure.value, silent.figure.low) == (0.0, None)
+    assert [one.metric for one in silent.contrasts] == [Metric.TOKEN_ACCURACY]
 
 
 def test_a_faultless_tagger_is_not_certain() -> None:

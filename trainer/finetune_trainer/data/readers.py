@@ -328,7 +328,8 @@ def _read_conll(source: RowSource) -> Iterator[tuple[str, Values]]:
     if len(_wanted(source)) > len(columns):
         raise DataError(
             f"{source.name}: rows of words and tags have no other columns in format conll; leave "
-            "dataset.columns.id and group out, or write the rows as jsonl or parquet"
+            "dataset.columns.id and group and evaluation.groups out, or write the rows as jsonl or "
+            "parquet"
         )
     words: list[str] = []
     tags: list[str] = []

@@ -188,7 +188,8 @@ def _report(
                 group=name,
                 rows=int(np.count_nonzero(column.grouping.group == place)),
                 figure=Interval(
-                    value=float(first.value[place]),
+                    # Without a span that is there or told, F1 is 0, as it is of all rows.
+                    value=float(np.nan_to_num(first.value[place])),
                     low=float(first.low[place]) if has_interval else None,
                     high=float(first.high[place]) if has_interval else None,
                 ),

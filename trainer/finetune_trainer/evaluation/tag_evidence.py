@@ -1,7 +1,7 @@
 """What a tagger of words is measured by, and compared with."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from finetune_trainer.evaluation.tag_baselines import (
     load_taggers,
     save_taggers,
 )
-from finetune_trainer.evaluation.tagging import TagOutputs, score
+from finetune_trainer.evaluation.tagging import TagOutputs, by_group, score
 from finetune_trainer.models.proof import Pipeline, Proof, TokenAnswer, compare_tags
 from finetune_trainer.training.rows import NO_TAG, Batch, PreparedRows
 
@@ -98,8 +98,9 @@ class TagEvidence:
             finding=finding_for(test.prepared.labels),
             groups=None if groups is None else np.unique(groups, return_inverse=True)[1],
         )
+        scores = score(outputs, test.run.evaluation.resamples, test.run.training.seed)
         return Findings(
-            scores=score(outputs, test.run.evaluation.resamples, test.run.training.seed),
+            scores=replace(scores, groups=by_group(outputs, test.grouped)),
             predictions=predictions_table(test, outputs, answers),
             proof=_proof(test, answers),
         )

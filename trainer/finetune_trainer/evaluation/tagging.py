@@ -5,14 +5,15 @@ whose tag is right. As in ``multilabel``, each row has a weight: 1 for the point
 often it was drawn in a resample.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluationreport import ClassScores, Interval
+from finetune_api.evaluationreport import ClassScores, GroupsReport, Interval
 from finetune_api.tasks import Baseline, Metric
+from finetune_trainer.evaluation import groups
 from finetune_trainer.evaluation.intervals import row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Resampled, Scores
@@ -104,6 +105,24 @@ def score(outputs: TagOutputs, resamples: int, seed: int) -> Scores:
         metrics={**resampled.bounded(_MODEL_FIGURES), **_loss(outputs)},
         per_class=type_scores(counts),
         baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
+    )
+
+
+def by_group(outputs: TagOutputs, columns: Mapping[str, Sequence[str]]) -> tuple[GroupsReport, ...]:
+    """Compare groups of rows by the F1 of all their spans, and by the words whose tag is right.
+
+    That F1, 2·found / (there + told), is a ratio of sums over rows as well; rows in which no span
+    is there or told say nothing of it.
+    """
+    counts = count(outputs.truth, outputs.told[:1], outputs.finding)
+    there, told, found = counts.spans[0].sum(axis=1).T
+    return groups.compare(
+        columns,
+        [
+            groups.of_sums(Metric.MICRO_F1, 2 * found, there + told, is_share=True),
+            groups.of_sums(Metric.TOKEN_ACCURACY, counts.right[0], counts.words, is_share=True),
+        ],
+        cluster=outputs.groups,
     )
 
 
