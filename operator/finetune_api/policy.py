@@ -64,8 +64,8 @@ class Policy(Contract):
             ge=10,
             le=86_400,
             description="A gang that gets no further for so long is restarted: no step, and "
-            "between steps nothing saved and no rows scored. In a step ranks wait for each other "
-            "half as long.",
+            "between steps nothing saved and no rows scored. In a step, and in a save that does "
+            "not get on, ranks wait for each other half as long.",
         ),
     ] = 1800
     grace_period_seconds: Annotated[

@@ -149,7 +149,8 @@ ENV_MEANING: dict[Env, str] = {
     "acknowledges it sooner; 0 or unset, as in a local run: not at all.",
     Env.FAKE_GPUS: "true on a test cluster whose nodes only claim to have accelerators: ranks "
     "compute on the CPU instead. Otherwise a rank that sees none ends as a fault of the node.",
-    Env.COLLECTIVE_SECONDS: "How long ranks wait for each other in a step; 900 if it is unset.",
+    Env.COLLECTIVE_SECONDS: "How long ranks wait for each other in a step, and in a save that "
+    "does not get on; 900 if it is unset.",
 }
 
 

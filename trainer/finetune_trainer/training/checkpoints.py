@@ -81,7 +81,7 @@ class CheckpointStore:
         """
         folder = self._workspace.path(self.path_of(state.step))
         try:
-            with self._gang.patiently():
+            with self._gang.patiently(self._signs):
                 self._save(folder, write, state, result)
         except Exception as error:
             # Libraries raise errors of their own for a write that failed.
@@ -119,7 +119,9 @@ class CheckpointStore:
             )
             content = manifest.model_dump_json(by_alias=True, indent=1).encode()
             persistently(lambda: write_durably(folder / CHECKPOINT_MANIFEST, content))
+            self._signs.give()
             persistently(lambda: self.name_best(state.best))
+            self._signs.give()
             persistently(lambda: self._rotate(state.best, keep=self._keep))
         self._gang.barrier()
 

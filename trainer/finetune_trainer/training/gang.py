@@ -3,23 +3,27 @@
 Used by ``rank`` and by what ranks decide together.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 
+from finetune_api.report import Failure
 from finetune_trainer.errors import NodeFaultError
 from finetune_trainer.training.place import Place
+from finetune_trainer.training.signs import SignsOfWork
+from finetune_trainer.training.watch import Watch
 
 T = TypeVar("T")
 
 _PATIENCE = timedelta(days=1)
 """How long ranks wait for each other outside of steps, where one may wait for slow storage.
 
-The operator looks after them there, by ``policy.stallTimeoutSeconds``, which is no longer.
+In a save a ``Watch`` looks after them there. In loading the operator does, by
+``policy.stallTimeoutSeconds``, which is no longer.
 """
 
 
@@ -51,9 +55,17 @@ def backend_of(device: torch.device) -> str:
 
 @contextmanager
 def process_group(
-    place: Place, device: torch.device, *, step_timeout: timedelta
+    place: Place,
+    device: torch.device,
+    *,
+    step_timeout: timedelta,
+    end: Callable[[Failure], None] | None = None,
 ) -> Iterator["Gang"]:
-    """Meet the other ranks; the group is left together, or not at all after an error."""
+    """Meet the other ranks; the group is left together, or not at all after an error.
+
+    ``end`` leaves the process of a rank that waits in a save that no longer gets on; without it
+    such a rank waits on.
+    """
     dist.init_process_group(
         backend=backend_of(device),
         timeout=_PATIENCE,
@@ -61,7 +73,11 @@ def process_group(
         world_size=place.world_size,
         device_id=None if device.type == "cpu" else device,
     )
-    yield Gang(place, device, step_timeout=step_timeout)
+    watch = None
+    if place.world_size > 1 and end is not None:
+        store = dist.distributed_c10d._get_default_store()  # noqa: SLF001
+        watch = Watch(place, store, patience=step_timeout, end=end)
+    yield Gang(place, device, step_timeout=step_timeout, watch=watch)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -72,21 +88,30 @@ class Gang:
     They wait for each other patiently until steps begin, and then for at most ``step_timeout``.
     """
 
-    def __init__(self, place: Place, device: torch.device, *, step_timeout: timedelta) -> None:
+    def __init__(
+        self,
+        place: Place,
+        device: torch.device,
+        *,
+        step_timeout: timedelta,
+        watch: Watch | None = None,
+    ) -> None:
         self.place = place
         self.device = device
         self._step_timeout = step_timeout
+        self._watch = watch
 
     def begin_steps(self) -> None:
         """From now on a rank that keeps the others waiting for too long ends them all."""
         _wait_at_most(self._step_timeout)
 
     @contextmanager
-    def patiently(self) -> Iterator[None]:
-        """Wait within the block, amid steps, as long as another rank's storage takes."""
+    def patiently(self, signs: SignsOfWork) -> Iterator[None]:
+        """Wait within the block, amid steps, as long as another rank's storage gets on."""
         _wait_at_most(_PATIENCE)
         try:
-            yield
+            with self._watch.over(signs) if self._watch else nullcontext():
+                yield
         finally:
             self.begin_steps()
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from finetune_api.report import ExitCode
+from finetune_api.report import ExitCode, Failure
 from finetune_trainer.environment import RankEnvironment
 from finetune_trainer.imports import importing
 from finetune_trainer.reporting.events import Failed, Staged
@@ -55,6 +55,14 @@ def end_with(launcher: int) -> None:
 def _run(channel: Channel, stop: StopRequest) -> int:
     place = Place.from_env(os.environ)
     say = channel.send if place.local_rank == 0 else (lambda _: None)
+
+    def tell(failure: Failure, code: ExitCode) -> ExitCode:
+        channel.send(Failed(at=time.monotonic(), exit_code=code, failure=failure))
+        return code
+
+    def end(failure: Failure) -> None:
+        os._exit(tell(failure, ExitCode.INTERNAL))
+
     try:
         environment = RankEnvironment.from_env(os.environ)
         run = environment.load_run()
@@ -63,11 +71,9 @@ def _run(channel: Channel, stop: StopRequest) -> int:
         with importing():
             from finetune_trainer.training.session import train
 
-        return train(environment, run, place, stop, say)
+        return train(environment, run, place, stop, say, end)
     except Exception as error:  # noqa: BLE001  # the process's edge
-        failure, exit_code = failure_of(error, place.rank)
-        channel.send(Failed(at=time.monotonic(), exit_code=exit_code, failure=failure))
-        return exit_code
+        return tell(*failure_of(error, place.rank))
 
 
 if __name__ == "__main__":

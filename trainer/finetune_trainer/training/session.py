@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from finetune_api.balance import Sampling
 from finetune_api.datareport import PrepareReport
-from finetune_api.report import ExitCode
+from finetune_api.report import ExitCode, Failure
 from finetune_api.run import LAYOUT, Run, RunTraining, total_steps
 from finetune_trainer.data.sources import model_folder
 from finetune_trainer.environment import RankEnvironment, Workspace
@@ -58,8 +58,11 @@ def train(
     place: Place,
     stop: StopRequest,
     say: Callable[[Event], None],
+    end: Callable[[Failure], None] | None = None,
 ) -> ExitCode:
     """Train until the end or until a stop is agreed on; the exit code says which.
+
+    ``end`` leaves the process where it waits in vain and no error can be raised.
 
     Raises
     ------
@@ -71,7 +74,7 @@ def train(
         say = _also_for_tensorboard(say, environment)
     device = claim_device(run.gang.device, place)
     step_timeout = timedelta(seconds=environment.collective_seconds)
-    with process_group(place, device, step_timeout=step_timeout) as gang:
+    with process_group(place, device, step_timeout=step_timeout, end=end) as gang:
         join_process_group(backend_of(device))
         report = read_prepare_report(environment.workspace)
         signs = SignsOfWork(say)

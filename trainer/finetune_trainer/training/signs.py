@@ -1,6 +1,7 @@
 """Says that work which makes no step for a while gets on: saving, and scoring the select rows.
 
-Without it a save to slow storage would look like a stall. What hangs gives no sign.
+Without it a save to slow storage would look like a stall. What hangs gives no sign. The operator
+hears those of rank 0; ranks that wait for each other hear all (``watch``).
 """
 
 import threading
@@ -13,19 +14,24 @@ from pathlib import Path
 from finetune_api.times import format_time
 from finetune_trainer.reporting.events import Event, Working
 
-_SECONDS_BETWEEN = 5.0
+_SECONDS_BETWEEN = 1.0
 
 
 class SignsOfWork:
-    """What rank 0 tells of its progress between steps, at most every ``seconds``."""
+    """What a rank tells of its progress between steps, at most every ``seconds``.
+
+    ``given`` counts all of them.
+    """
 
     def __init__(self, say: Callable[[Event], None], *, seconds: float = _SECONDS_BETWEEN) -> None:
         self._say = say
         self._seconds = seconds
         self._said_at = time.monotonic()
+        self.given = 0
 
     def give(self) -> None:
         """Something is done: a batch is scored, a file has reached the disk or is read again."""
+        self.given += 1
         now = time.monotonic()
         if now - self._said_at >= self._seconds:
             self._said_at = now
