@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from finetune_api.tasks import TASKS, Baseline, Task
 from finetune_trainer.evaluation.probe import (
@@ -50,6 +52,25 @@ def test_of_targets_that_were_shuffled_it_knows_no_more_than_chance(kind: str) -
     assert fitted.cross_validated is not None
     assert low < found < high
     assert low < fitted.cross_validated < high
+
+
+def blas_threads() -> set[int]:
+    return {one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"}
+
+
+def test_it_is_fitted_on_one_core_and_others_compute_on_theirs_again() -> None:
+    seen: list[set[int]] = []
+
+    def figure(labels: Any, told: Any) -> float:
+        seen.append(blas_threads())
+        return CLASSES.figure(labels, told)
+
+    form, (_, outputs, targets) = dataclasses.replace(CLASSES, figure=figure), FORMS["classes"]
+    with threadpool_limits(limits=2, user_api="blas"):
+        fit_probe(form, FEATURES, targets, range(ROWS), outputs, seed=1)
+        assert blas_threads() == {2}
+    assert {1} in seen
+    assert all(threads == {1} for threads in seen)
 
 
 def test_rows_of_one_group_stay_in_one_fold() -> None:

@@ -36,6 +36,7 @@ from finetune_trainer.evaluation.search import (
     Folds,
     Unseen,
     class_folds,
+    on_one_core,
     search,
     units_of,
     unseen_by,
@@ -131,6 +132,7 @@ def _described(images: Iterable[Pixels], features: str) -> Features:
     return np.stack([_FEATURES[features](image) for image in images])
 
 
+@on_one_core()
 def fit_image_baselines(
     images: Sequence[Pixels], labels: Integers, groups: Sequence[object], seed: int
 ) -> tuple[Fitted[Majority], Fitted[PixelLogistic]]:

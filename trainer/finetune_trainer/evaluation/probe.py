@@ -25,6 +25,7 @@ from finetune_trainer.evaluation.search import (
     Folds,
     class_folds,
     group_folds,
+    on_one_core,
     search,
     units_of,
 )
@@ -137,6 +138,7 @@ class Probe:
         return outputs
 
 
+@on_one_core()
 def fit_probe(
     form: ProbeForm,
     features: Features,

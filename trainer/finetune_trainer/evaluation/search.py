@@ -4,13 +4,15 @@ Every baseline that is fitted is searched for so: each of its features with each
 regression, in folds within the training rows.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+from threadpoolctl import threadpool_limits
 
 from finetune_api.datareport import BaselineFit
 from finetune_api.evaluationreport import Metrics
@@ -84,6 +86,17 @@ class Fitted(Generic[B]):
             select=metrics[headline].value,
             metrics=metrics,
         )
+
+
+@contextmanager
+def on_one_core() -> Iterator[None]:
+    """Compute products of dense features on one core within the block.
+
+    A fit is a thousand small products. Threads meet after each of them, and beside other work each
+    time wait for a core that is taken: that costs many times what they save.
+    """
+    with threadpool_limits(limits=1, user_api="blas"):
+        yield
 
 
 def search(
