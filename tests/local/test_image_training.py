@@ -133,6 +133,15 @@ def loss_of(model: Any, batch: dict[str, torch.Tensor]) -> float:
     return float(cross_entropy(logits, batch["labels"]))
 
 
+def test_statistics_do_not_hold_the_models_file(tmp_path: Path) -> None:
+    write_tiny_resnet(tmp_path)
+    model = load_model(tmp_path, MODEL, IMAGES, LABELS, dropout=0.0, seed=42).model
+    for weight in model.parameters():
+        # As DeepSpeed lays them out anew.
+        weight.data = weight.data.clone()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_steps_loss_is_the_mean_over_its_varied_global_batch_on_any_gang(
     job: Job, trained: Train, batches: ImageBatches, ranks: int

@@ -119,6 +119,7 @@ def _weights(
         raise UsageError(
             f"model.uri: {uri} does not load for {head.task.value}: {str(error)[:400]}"
         ) from error
+    _leave_the_file(model)
     zero3: bool = is_deepspeed_zero3_enabled()  # type: ignore[no-untyped-call]
     if zero3 and hasattr(model, "_weight_conversions"):
         # There the loader notes every renaming that it knows, and saving would go back to names
@@ -128,6 +129,17 @@ def _weights(
     if replaced:
         lacking |= set(head_weights(model))
     return model, sorted(lacking)
+
+
+def _leave_the_file(model: PreTrainedModel) -> None:
+    """Copy the buffers out of the mapped file, all of which stays in memory for any one of them.
+
+    Weights leave it by themselves where DeepSpeed lays them out anew.
+    """
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            # Not into ``buffer.data``: the loader's buffers are views, and keep what they view.
+            setattr(module, name, buffer.clone())
 
 
 def head_weights(model: PreTrainedModel) -> list[str]:
