@@ -19,6 +19,13 @@ class GateBound(StrEnum):
     UPPER = "Upper"
 
 
+class RowResults(StrEnum):
+    """What becomes of the results of single rows once the figures are made."""
+
+    KEEP = "Keep"
+    DISCARD = "Discard"
+
+
 THRESHOLD_PATTERN = "^(tune|0[.][0-9]{0,3}[1-9])$"
 _FALLING = [
     metric.value
@@ -209,3 +216,11 @@ class Evaluation(Contract):
             "models some rows as they are learned and answered; ids and groups stay anyway."
         ),
     ] = True
+    row_results: Annotated[
+        RowResults,
+        Field(
+            description="Whether each test row's prediction and each row's loss stay: Keep, as "
+            "long as the workspace, so that every figure can be recomputed; Discard, until the "
+            "figures are made. What was prepared of the rows lies in the workspace all the same."
+        ),
+    ] = RowResults.KEEP

@@ -381,7 +381,10 @@ class EvaluationReport(Contract):
     interval_unit: Annotated[
         Label, Field(description="What is resampled: row, or the group column.")
     ] = "row"
-    predictions: Annotated[ReportRef, Field(description="Per-row predictions (Parquet).")]
+    predictions: Annotated[
+        ReportRef | None,
+        Field(description="Per-row predictions (Parquet), unless rowResults is Discard."),
+    ] = None
     losses: Annotated[
         ReportRef | None,
         Field(description="The rows' losses that generalization comes from (Parquet)."),

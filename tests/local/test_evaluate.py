@@ -314,6 +314,19 @@ def test_texts_are_left_out_where_they_may_not_be_kept(ready: Job) -> None:
     assert not any(text.encode() in path.read_bytes() for text in test["text"])
 
 
+def test_no_result_of_a_row_outlives_the_figures_where_it_may_not(ready: Job) -> None:
+    kept = ready.evaluate(ready.run(OUT_OF_REACH))
+    report = ready.evaluate(ready.run({**OUT_OF_REACH, "row_results": "Discard"}))
+    assert report.predictions is report.losses is None
+    assert report.metrics == kept.metrics
+    left = {path.name for path in ready.workspace.path(LAYOUT.predictions).parent.iterdir()}
+    assert not left & {LAYOUT.predictions.name, LAYOUT.losses.name}
+    report_file = ready.workspace.path(LAYOUT.evaluation_report)
+    made_at = report_file.stat().st_mtime_ns
+    assert ready.evaluate(ready.run({**OUT_OF_REACH, "row_results": "Discard"})) == report
+    assert report_file.stat().st_mtime_ns == made_at, "served, though no rows are there to look at"
+
+
 def test_the_order_of_the_labels_changes_no_figure(
     passed: Evaluated, tmp_path: Path, tiny_model: Path, sentences_csv: Path
 ) -> None:

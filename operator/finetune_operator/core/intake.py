@@ -378,8 +378,9 @@ def _artifacts(
     workspace = observed.engine.workspace
     output = output_of(observed.job, status.resolved).uri if status.resolved else None
     made = {"evaluation": (f"{workspace}{ref.path}", ref.digest)}
-    predictions = report.predictions
-    made["predictions"] = (f"{workspace}{predictions.path}", predictions.digest)
+    if report.predictions is not None:
+        predictions = report.predictions
+        made["predictions"] = (f"{workspace}{predictions.path}", predictions.digest)
     if report.model is not None:
         made["model"] = (f"{workspace}{LAYOUT.output_model}", report.model.digest)
         if output is not None:

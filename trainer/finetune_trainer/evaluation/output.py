@@ -21,8 +21,10 @@ from finetune_trainer.models.export import export_is_whole
 from finetune_trainer.training.manifest import sync
 
 
-def write_table(workspace: Workspace, table: pa.Table, place: PurePosixPath) -> ReportRef:
-    """Write a table as Parquet to its place in the workspace.
+def keep_table(
+    workspace: Workspace, table: pa.Table, place: PurePosixPath, *, discard: bool
+) -> ReportRef | None:
+    """Write a table as Parquet to its place in the workspace, or see to it that none is there.
 
     Raises
     ------
@@ -30,6 +32,9 @@ def write_table(workspace: Workspace, table: pa.Table, place: PurePosixPath) -> 
         If the workspace can't be written.
     """
     path = workspace.path(place)
+    if discard:
+        _remove(path)
+        return None
     _replace(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
     return ReportRef(path=str(place), digest=_digest(path))
 
@@ -78,6 +83,13 @@ def _is_whole(workspace: Workspace, report: EvaluationReport) -> bool:
     if report.model is None:
         return not workspace.path(LAYOUT.output_model).exists()
     return export_is_whole(workspace.path(report.model.path), report.model.digest)
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: can't remove it ({error})") from error
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

@@ -7,6 +7,7 @@ again with the same inputs serves what it made before.
 import hashlib
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 from datasets import Dataset, load_from_disk
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from finetune_api.datareport import PrepareReport
+from finetune_api.evaluation import RowResults
 from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.lora import LoraOutput
 from finetune_api.markers import Digest
@@ -38,7 +40,7 @@ from finetune_trainer.evaluation.generalization import (
     row_losses,
 )
 from finetune_trainer.evaluation.groups import shortened
-from finetune_trainer.evaluation.output import stored_report, write_report, write_table
+from finetune_trainer.evaluation.output import keep_table, stored_report, write_report
 from finetune_trainer.models.card import base_licence, model_card
 from finetune_trainer.models.export import (
     Adapter,
@@ -215,6 +217,7 @@ def _report(
 ) -> EvaluationReport:
     """Judge the figures and keep the predictions they come from; nothing is exported."""
     scores = findings.scores
+    kept = partial(keep_table, workspace, discard=run.evaluation.row_results is RowResults.DISCARD)
     gate = judge(run.task, run.evaluation.gate, scores)
     return EvaluationReport(
         inputs_digest=inputs,
@@ -240,6 +243,6 @@ def _report(
         passed=all(result.passed for result in gate),
         resamples=run.evaluation.resamples,
         interval_unit=(run.dataset.columns.group or "row")[:63],
-        predictions=write_table(workspace, findings.predictions, LAYOUT.predictions),
-        losses=write_table(workspace, losses_table(*fit), LAYOUT.losses),
+        predictions=kept(findings.predictions, LAYOUT.predictions),
+        losses=kept(losses_table(*fit), LAYOUT.losses),
     )

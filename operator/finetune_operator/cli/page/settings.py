@@ -41,7 +41,8 @@ def digests(facts: PageFacts) -> tuple[tuple[str, str], ...]:
         found += [("source data", data.data_digest), ("split", data.split_digest)]
     if evaluation is not None:
         found.append(("evaluation inputs", evaluation.inputs_digest))
-        found.append((evaluation.predictions.path, evaluation.predictions.digest))
+        if evaluation.predictions is not None:
+            found.append((evaluation.predictions.path, evaluation.predictions.digest))
         if evaluation.model is not None:
             found.append((evaluation.model.path, evaluation.model.digest))
     if status.evaluation is not None:
