@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import combinations
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 
 from finetune_api.dataset import Dataset, Split
 from finetune_trainer.data.cleaning import NEAR_COPY, NEAR_DUPLICATE, NEAR_LEAK, Counts
-from finetune_trainer.data.likeness import THRESHOLD, _shingles, earlier_copies, word_codes
+from finetune_trainer.data.likeness import find_copies
 from finetune_trainer.data.near_copies import without_near_copies
 from finetune_trainer.data.rows import CleanRow, input_key, normalize
 from finetune_trainer.data.splitting import Role, Roles, split
+from finetune_trainer.data.text_likeness import THRESHOLD, TextLikeness, _shingles, word_codes
+from finetune_trainer.data.texts import ClassRows
 
 WORDS = [f"{first}{second}" for first in "bcdfghklmnprst" for second in ("at", "ill", "one", "up")]
 
@@ -30,8 +33,9 @@ def edited(text: str, place: int, word: str = "changed") -> str:
     return " ".join(words)
 
 
-def copies(*texts: str) -> dict[int, list[int]]:
-    return dict(earlier_copies([word_codes(normalize(text)) for text in texts]))
+def copies(*texts: str) -> dict[int, Sequence[int]]:
+    likeness = TextLikeness([word_codes(normalize(text)) for text in texts])
+    return dict(find_copies(likeness, len(texts)).earlier)
 
 
 def similarity(one: str, other: str) -> float:
@@ -66,6 +70,7 @@ def kept(
     apart = without_near_copies(
         Roles(train=tuple(train), select=tuple(select), test=tuple(test)),
         dict.fromkeys(Role, counts),
+        ClassRows(),
         drop=drop,
     )
     assert sum(apart.families) == len(apart.roles.train)
@@ -196,7 +201,7 @@ def test_a_near_copy_is_of_the_family_of_the_row_that_it_is_one_of() -> None:
     held = a_text(3)
     rows = [a_row(one, one) for one in (*chained, apart, edited(held, 3))]
     roles = Roles(train=tuple(rows), select=(), test=(a_row("test", held),))
-    found = without_near_copies(roles, dict.fromkeys(Role, Counts()), drop=False)
+    found = without_near_copies(roles, dict.fromkeys(Role, Counts()), ClassRows(), drop=False)
     assert sorted(found.families) == [1, 4]
 
 
@@ -213,7 +218,7 @@ def test_rows_added_later_move_no_test_row_and_no_copy_straddles(
         rows = [a_row(text, text) for text in texts]
         counts = Counts()
         roles = split(rows, Split(test=30, seed=seed), None)
-        apart = without_near_copies(roles, dict.fromkeys(Role, counts), drop=drop)
+        apart = without_near_copies(roles, dict.fromkeys(Role, counts), ClassRows(), drop=drop)
         return apart.roles, counts
 
     first, counts = assigned(before)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.likeness import word_codes
+from finetune_trainer.data.text_likeness import word_codes
 from finetune_trainer.data.variety import effective_number, lexical_diversity, variety
 
 SIZES = st.lists(st.integers(1, 500), min_size=1, max_size=40)

@@ -17,8 +17,8 @@ from finetune_api.datareport import CountedReason
 from finetune_api.dataset import Cleaning
 from finetune_trainer.data.form import AnyCleanRow, AnyForm, AnyRow
 from finetune_trainer.data.languages import language_of
-from finetune_trainer.data.likeness import word_codes
 from finetune_trainer.data.rows import CleanRow, input_key, normalize
+from finetune_trainer.data.text_likeness import word_codes
 from finetune_trainer.errors import DataError
 
 EXAMPLES = 10

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from finetune_api.datareport import TargetStatistics
 from finetune_api.dataset import Columns
+from finetune_trainer.data.likeness import Likeness
 from finetune_trainer.data.rows import CleanRow, Row
 from finetune_trainer.data.values import Values
 
@@ -66,6 +67,9 @@ class RowForm(Protocol[I, T]):
 
     def prose_of(self, given: I) -> str:
         """The words that people would read of it: those near copies are known by."""
+
+    def likeness(self, rows: Sequence[CleanRow[I, T]]) -> Likeness:
+        """Which of the rows are near copies of each other."""
 
     def with_texts(self, given: I, change: Callable[[str], str]) -> I:
         """The input with each of its texts changed."""

@@ -33,9 +33,11 @@ from finetune_trainer.data.examples import (
     read_example,
     with_texts,
 )
+from finetune_trainer.data.form import AnyCleanRow
 from finetune_trainer.data.rendered_rows import MOST_ROWS, rendered_text
 from finetune_trainer.data.rendering import Rendered, Renderer
 from finetune_trainer.data.rows import CleanRow, input_key
+from finetune_trainer.data.text_likeness import TextLikeness
 from finetune_trainer.data.values import Values
 from finetune_trainer.errors import DataError
 from finetune_trainer.models.generation import read_settings, stop_ids
@@ -95,6 +97,10 @@ class ExampleRows:
     def prose_of(self, given: Example) -> str:
         """What is asked, or the whole of a text."""
         return given.prose
+
+    def likeness(self, rows: Sequence[AnyCleanRow]) -> TextLikeness:
+        """By the words."""
+        return TextLikeness([row.words for row in rows])
 
     def with_texts(self, given: Example, change: Callable[[str], str]) -> Example:
         """The example with each of its texts changed."""

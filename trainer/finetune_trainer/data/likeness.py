@@ -1,184 +1,87 @@
-"""Which texts are nearly the same: by the runs of three words that they share.
+"""How near copies are found among rows of any kind. Used by ``near_copies``.
 
-Used by ``cleaning``, ``near_copies`` and ``variety``. A text's *shingles* are its distinct runs of
-three words (Broder 1997, "On the resemblance and containment of documents"), and two texts are near
-copies if at least ``THRESHOLD`` of all shingles of both are in both (the Jaccard similarity): that
-is one word changed in fifteen. Pairs that may be are found by MinHash in bands (Leskovec, Rajaraman
-and Ullman, "Mining of Massive Datasets", chapter 3), and each is then counted exactly, so that none
-is called a near copy by chance. Nothing depends on the process or the machine.
+Rows that are nearly the same mostly share a key of some band, so that few pairs need a look
+(locality-sensitive hashing: Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", chapter
+3). Each such pair is then compared itself, so that none is called a near copy by its keys. What
+keys are and when two rows are near, ``text_likeness`` and ``image_likeness`` say.
 """
 
-import re
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-THRESHOLD = 0.7
-FEWEST_SHINGLES = 8
-"""Of fewer no text is called a near copy: a text of five words differs by any of them."""
-FORM_SHARE = 0.2
-"""Shingles that more than this share of the texts have are form, such as a prompt's frame."""
-FEWEST_OF_FORM = 10
-"""Nor are shingles form that so few texts have."""
-
-BANDS = 25
-BAND_ROWS = 4
-"""A pair at the threshold is found with probability 1 - (1 - 0.7⁴)²⁵ = 0.999, at 0.8 0.999998."""
 MOST_COMPARED = 16
-"""With so many earlier texts of a band a text is compared, and with no more: what falls into one
-band by the thousand is alike, or else hardly worth the square of its number."""
+"""With so many earlier rows of a key a row is compared, and with no more: what has one key by the
+thousand is alike, or else hardly worth the square of its number."""
 
-_RUN = 3
-# Scripts that set no space between words: each character is taken for one.
-_UNSPACED = (
-    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-)
-_WORD = re.compile(rf"[^\W_{_UNSPACED}]+|\S")
-
-_BUCKETS = 1 << 22
-_SHINGLES_AT_ONCE = 1 << 18
-_RANDOM = np.random.RandomState(1997)
-_FACTORS = _RANDOM.randint(0, 1 << 62, BANDS * BAND_ROWS, dtype=np.uint64) * 2 + 1
-_SHIFTS = _RANDOM.randint(0, 1 << 62, BANDS * BAND_ROWS, dtype=np.uint64)
-_PLACES = _RANDOM.randint(0, 1 << 62, _RUN, dtype=np.uint64) * 2 + 1
-
-Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
 
 
-def word_codes(text: str) -> bytes:
-    """A 4-byte code of each word of a normalized text, and of every other character but spaces.
+@dataclass(frozen=True)
+class Keys:
+    """The rows that can be compared, by ascending place, and their keys.
 
-    Codes of words are odd. Two words in four billion have the same one.
+    ``places`` is ``[rows]``, and ``bands`` ``[rows, bands, keys of a band]``, those of a row and
+    band each another.
     """
-    codes = [
-        zlib.crc32(one.encode("utf-8", "surrogatepass")) | 1
-        if one[0].isalnum()
-        else zlib.crc32(one.encode("utf-8", "surrogatepass")) & ~1
-        for one in _WORD.findall(text)
-    ]
-    return np.asarray(codes, dtype=np.uint32).tobytes()
+
+    places: Places
+    bands: npt.NDArray[Any]  # of whichever unsigned integers
 
 
-def codes_of_words(codes: bytes) -> npt.NDArray[np.uint32]:
-    """Those of the codes that are of words."""
-    every: npt.NDArray[np.uint32] = np.frombuffer(codes, dtype=np.uint32)
-    return np.compress(every % 2 == 1, every)
+class Likeness(Protocol):
+    """What near copies are among the rows that it was made of."""
+
+    @property
+    def untold(self) -> str | None:
+        """What reports call the rows that can't be compared; None where those go without saying."""
+
+    def keys(self) -> Keys:
+        """What near copies mostly share."""
+
+    def is_near(self, later: int, earlier: int) -> bool:
+        """Whether two rows that have keys are near copies, by their places."""
 
 
-def _shingles(words: bytes) -> Hashes:
-    """The distinct runs of three words, as sorted hashes.
+@dataclass(frozen=True)
+class Copies:
+    """By the place of each near copy those of the earlier rows that it is one of, ascending.
 
-    Ends count as words, so that a change there weighs as much as one in the middle.
+    Of many earlier ones the first are named. ``untold`` are the places of rows that could not be
+    compared.
     """
-    codes = np.frombuffer(words, dtype=np.uint32)
-    padded = np.zeros(len(codes) + 2 * (_RUN - 1), dtype=np.uint64)
-    padded[_RUN - 1 : len(padded) - _RUN + 1] = codes
-    count = len(padded) - _RUN + 1
-    runs = np.zeros(count, dtype=np.uint64)
-    for place, factor in enumerate(_PLACES):
-        runs += padded[place : place + count] * factor
-    return np.unique(_mixed(runs))
+
+    earlier: Mapping[int, Sequence[int]]
+    untold: Sequence[int]
 
 
-def earlier_copies(texts: Sequence[bytes]) -> Mapping[int, list[int]]:
-    """By the place of each near copy those of the earlier texts that it is one of, ascending.
-
-    ``texts`` are the codes of their words; of many earlier ones the first are named.
-    """
-    sets = _Counted(texts)
+def find_copies(likeness: Likeness, rows: int) -> Copies:
+    """Look for near copies among so many rows."""
+    keys = likeness.keys()
     found: dict[int, list[int]] = {}
-    for later, earlier in _candidates(sets):
+    for later, earlier in _candidates(keys):
         known = found.get(later, [])
         if earlier in known or (len(known) == MOST_COMPARED and earlier > known[-1]):
             continue
-        if sets.similarity(later, earlier) >= THRESHOLD:
+        if likeness.is_near(later, earlier):
             found[later] = sorted([*known, earlier])[:MOST_COMPARED]
-    return found
+    untold = np.setdiff1d(np.arange(rows), keys.places, assume_unique=True)
+    return Copies(found, untold.tolist())
 
 
-def _mixed(values: Hashes) -> Hashes:
-    """Spread the bits of each value over all of them (SplitMix64's finalizer)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-class _Counted:
-    """The shingles of all texts, without those that are form."""
-
-    def __init__(self, texts: Sequence[bytes]) -> None:
-        self._texts = texts
-        # A count too high by a shared bucket does no harm: it is a few texts, not a fifth of them.
-        texts_with = np.zeros(_BUCKETS, dtype=np.int32)
-        for text in texts:
-            texts_with[_bucket(_shingles(text))] += 1
-        self._is_form = texts_with > max(FEWEST_OF_FORM, FORM_SHARE * len(texts))
-        self._as_set = lru_cache(maxsize=4096)(lambda place: frozenset(self.of(place).tolist()))
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def of(self, place: int) -> Hashes:
-        """Those of one text that count."""
-        every = _shingles(self._texts[place])
-        return every[~self._is_form[_bucket(every)]]
-
-    def similarity(self, one: int, other: int) -> float:
-        """The Jaccard similarity of two texts."""
-        first, second = self._as_set(one), self._as_set(other)
-        shared = len(first & second)
-        return shared / (len(first) + len(second) - shared)
-
-
-def _bucket(hashes: Hashes) -> npt.NDArray[np.int64]:
-    return (hashes >> np.uint64(42)).astype(np.int64)
-
-
-def _candidates(sets: _Counted) -> Iterator[tuple[int, int]]:
-    """Pairs of texts that share a band, the later one first; a pair may come several times."""
-    places, bands = _banded(sets)
-    for band in range(BANDS):
-        order = np.argsort(bands[:, band], kind="stable")
-        keys = bands[order, band]
-        begins = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]) if len(keys) else order
-        lengths = np.diff(np.r_[begins, len(keys)])
+def _candidates(keys: Keys) -> Iterator[tuple[int, int]]:
+    """Pairs of places that share a key, the later one first; a pair may come several times."""
+    for band in range(keys.bands.shape[1]):
+        of_band = keys.bands[:, band]
+        places = np.repeat(keys.places, of_band.shape[1])
+        order = np.argsort(of_band, axis=None, kind="stable")
+        ordered = of_band.ravel()[order]
+        begins = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]]) if len(ordered) else order
+        lengths = np.diff(np.r_[begins, len(ordered)])
         for begin, length in zip(begins[lengths > 1], lengths[lengths > 1], strict=True):
             members = places[order[begin : begin + length]].tolist()
             for number, later in enumerate(members):
                 yield from ((later, earlier) for earlier in members[: min(number, MOST_COMPARED)])
-
-
-def _banded(sets: _Counted) -> tuple[npt.NDArray[np.int64], Hashes]:
-    """The places of texts that are long enough, and a key for each of their bands."""
-    places: list[int] = []
-    keys = [np.empty((0, BANDS), dtype=np.uint64)]
-    waiting: list[Hashes] = []
-    held = 0
-    for place in range(len(sets)):
-        counted = sets.of(place)
-        if len(counted) < FEWEST_SHINGLES:
-            continue
-        places.append(place)
-        waiting.append(counted)
-        held += len(counted)
-        if held >= _SHINGLES_AT_ONCE:
-            keys.append(_band_keys(waiting))
-            waiting, held = [], 0
-    if waiting:
-        keys.append(_band_keys(waiting))
-    return np.asarray(places, dtype=np.int64), np.concatenate(keys)
-
-
-def _band_keys(texts: Sequence[Hashes]) -> Hashes:
-    """``[texts, BANDS]``: of each band its least hashes, put together."""
-    every = np.concatenate(texts)
-    begins = np.cumsum([0, *map(len, texts[:-1])])
-    keys = np.zeros((len(texts), BANDS), dtype=np.uint64)
-    for number, (factor, shift) in enumerate(zip(_FACTORS, _SHIFTS, strict=True)):
-        least = np.minimum.reduceat(every * factor + shift, begins)
-        band = keys[:, number // BAND_ROWS]
-        keys[:, number // BAND_ROWS] = _mixed(band ^ least)
-    return keys

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from finetune_trainer.data.cleaning import NEAR_COPY, NEAR_DUPLICATE, NEAR_LEAK, Counts
-from finetune_trainer.data.form import AnyCleanRow
-from finetune_trainer.data.likeness import earlier_copies
+from finetune_trainer.data.form import AnyCleanRow, AnyForm
+from finetune_trainer.data.likeness import find_copies
 from finetune_trainer.data.splitting import Role, Roles
 
 _STRICTEST_FIRST = (Role.TEST, Role.SELECT, Role.TRAIN)
@@ -28,11 +28,14 @@ class Apart:
     families: tuple[int, ...]
 
 
-def without_near_copies(roles: Roles, counts: Mapping[Role, Counts], *, drop: bool) -> Apart:
+def without_near_copies(
+    roles: Roles, counts: Mapping[Role, Counts], form: AnyForm, *, drop: bool
+) -> Apart:
     """Take rows out that are near copies of a row in a stricter role; test rows have the strictest.
 
     Within a role they are counted; with ``drop`` only the first of those with the same target is
-    kept. ``counts`` are those of the source that a role's rows came from.
+    kept. ``counts`` are those of the source that a role's rows came from; ``form`` says what near
+    copies are.
     """
     within = NEAR_DUPLICATE if drop else NEAR_COPY
     for of_source in counts.values():
@@ -40,12 +43,19 @@ def without_near_copies(roles: Roles, counts: Mapping[Role, Counts], *, drop: bo
     counts[Role.TRAIN].open(NEAR_LEAK)
     of_role = dict(roles.items())
     rows = [(role, row) for role in _STRICTEST_FIRST for row in of_role[role]]
-    copies = earlier_copies([row.words for _, row in rows])
+    likeness = form.likeness([row for _, row in rows])
+    copies = find_copies(likeness, len(rows))
+    if likeness.untold is not None:
+        for of_source in counts.values():
+            of_source.open(likeness.untold)
+        for place in copies.untold:
+            role, row = rows[place]
+            counts[role].note(likeness.untold, row.id)
     kept: dict[Role, list[AnyCleanRow]] = {role: [] for role in Role}
     gone: set[int] = set()
     first_of_family: dict[int, int] = {}
     for place, (role, row) in enumerate(rows):
-        near = [earlier for earlier in copies.get(place, ()) if earlier not in gone]
+        near = [earlier for earlier in copies.earlier.get(place, ()) if earlier not in gone]
         if any(rows[earlier][0] is not role for earlier in near):
             counts[role].note(NEAR_LEAK, row.id)
             gone.add(place)

@@ -88,7 +88,7 @@ def read_in_roles(
     families = None
     if form.holds_text and dataset.cleaning.near_duplicates != "ignore":
         apart = without_near_copies(
-            roles, of_source, drop=dataset.cleaning.near_duplicates == "drop"
+            roles, of_source, form, drop=dataset.cleaning.near_duplicates == "drop"
         )
         roles, families = apart.roles, apart.families
     if form.holds_text:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from finetune_api.dataset import Columns, Dataset, TagScheme
 from finetune_trainer.data.cleaning import NO_TAGS, NO_TEXT, TAG_SEQUENCE
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.data.text_likeness import TextLikeness
 from finetune_trainer.data.values import Values, kind_of, name_in, text_in
 from finetune_trainer.errors import DataError
 
@@ -108,6 +110,10 @@ class TagRows:
     def prose_of(self, given: Words) -> str:
         """The same."""
         return self.text_of(given)
+
+    def likeness(self, rows: Sequence[AnyCleanRow]) -> TextLikeness:
+        """By the words."""
+        return TextLikeness([row.words for row in rows])
 
     def with_texts(self, given: Words, change: Callable[[str], str]) -> Words:
         """The words, each changed: there remain as many."""

@@ -10,6 +10,8 @@ import numpy as np
 from finetune_api.datareport import TargetStatistics
 from finetune_api.dataset import Columns
 from finetune_trainer.data.cleaning import NO_LABEL, NO_TEXT
+from finetune_trainer.data.form import AnyCleanRow
+from finetune_trainer.data.text_likeness import TextLikeness
 from finetune_trainer.data.values import Values, name_in, names_in, number_in, text_in
 from finetune_trainer.errors import DataError
 
@@ -43,6 +45,10 @@ class TextRows:
     def prose_of(self, given: str) -> str:
         """The text itself."""
         return given
+
+    def likeness(self, rows: Sequence[AnyCleanRow]) -> TextLikeness:
+        """By the words."""
+        return TextLikeness([row.words for row in rows])
 
     def with_texts(self, given: str, change: Callable[[str], str]) -> str:
         """The text, changed."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from finetune_api.datareport import TextVariety
-from finetune_trainer.data.likeness import codes_of_words
+from finetune_trainer.data.text_likeness import codes_of_words
 
 SAMPLE = 42
 """Words in a sample, as McCarthy and Jarvis (2007, 2010) take them."""
