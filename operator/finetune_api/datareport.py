@@ -97,6 +97,19 @@ class TokenStatistics(Contract):
     ] = None
 
 
+EffectiveRows = Annotated[
+    float,
+    Field(
+        ge=1,
+        description="How many rows without near copies would be as many kinds of row: the "
+        "exponential of the entropy of the families' shares, a near copy being of the "
+        "family of the first row that it is one of (Hill number of order 1, Hill 1973; the "
+        "Vendi score of a likeness of 1 within families and 0 between them). Unset where near "
+        "duplicates were not looked for.",
+    ),
+]
+
+
 class TextVariety(Contract):
     """How much there is to learn from in the words of the training rows, before they are cut.
 
@@ -116,17 +129,7 @@ class TextVariety(Contract):
             "(HD-D, McCarthy and Jarvis 2007, over 42). Unset with fewer words than that.",
         ),
     ] = None
-    effective_rows: Annotated[
-        float | None,
-        Field(
-            ge=1,
-            description="How many rows without near copies would be as many kinds of row: the "
-            "exponential of the entropy of the families' shares, a near copy being of the "
-            "family of the first row that it is one of (Hill number of order 1, Hill 1973; the "
-            "Vendi score of a likeness of 1 within families and 0 between them). Unset where near "
-            "duplicates were not looked for.",
-        ),
-    ] = None
+    effective_rows: EffectiveRows | None = None
 
 
 class LanguageCount(Contract):
@@ -179,6 +182,7 @@ class ImageStatistics(Contract):
     """Pixels from left to right that the model reads."""
     read_height: Size
     """Pixels from top to bottom that the model reads."""
+    effective_rows: EffectiveRows | None = None
 
 
 class SuspectPair(Contract):
@@ -237,7 +241,7 @@ class DataReport(Contract):
     """Rows that choose the checkpoint."""
     test_rows: Count
     """Rows that only evaluation sees."""
-    cleaning: Annotated[tuple[CountedReason, ...], Field(max_length=30)] = ()
+    cleaning: Annotated[tuple[CountedReason, ...], Field(max_length=40)] = ()
     """What each cleaning step did."""
     classes: Annotated[tuple[ClassCount, ...], Field(max_length=200)] = ()
     """Rows of each class in each role."""

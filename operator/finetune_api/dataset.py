@@ -136,10 +136,12 @@ class Cleaning(Contract):
         Literal["report", "drop", "ignore"] | None,
         Field(
             description="What happens to texts that share at least 0.7 of their runs of three "
-            "words with another one (one word changed in fifteen; recipe: report). report: those "
-            "that train or select and are near one of the test rows are taken out as leaks, and "
-            "so are those that train and are near one that selects; others are counted. drop: of "
-            "those with the same label one is kept as well. ignore: they are not looked for."
+            "words with another one (one word changed in fifteen), and to images that show what "
+            "another one shows, encoded anew, resized, brightened or cropped a little (recipe: "
+            "report). report: those that train or select and are near one of the test rows are "
+            "taken out as leaks, and so are those that train and are near one that selects; others "
+            "are counted. drop: of those with the same label one is kept as well. ignore: they are "
+            "not looked for."
         ),
     ] = None
     conflicts: Annotated[

@@ -73,7 +73,6 @@ _NOT_OF_IMAGES = (
     ("dataset.cleaning.markup", "self.dataset.cleaning.markup"),
     ("dataset.cleaning.unicodeForm", "self.dataset.cleaning.unicodeForm == 'NFC'"),
     ("dataset.cleaning.minCharacters", "self.dataset.cleaning.minCharacters == 1"),
-    ("dataset.cleaning.nearDuplicates", "!has(self.dataset.cleaning.nearDuplicates)"),
     ("dataset.columns.text", "self.dataset.columns.text == 'text'"),
     ("training.maxLength", "!has(self.training.maxLength)"),
 )

@@ -587,7 +587,6 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
             ("dataset.cleaning.markup", False),
             ("dataset.cleaning.unicodeForm", "NFKC"),
             ("dataset.cleaning.minCharacters", 3),
-            ("dataset.cleaning.nearDuplicates", "drop"),
             ("dataset.columns.text", "caption"),
             ("training.maxLength", 64),
         )

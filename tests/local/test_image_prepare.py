@@ -19,7 +19,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, load_from_disk
 from datasets import Image as Feature
-from PIL import Image
+from PIL import Image, ImageEnhance
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from finetune_api.datareport import CountedReason, PrepareReport
@@ -31,6 +31,7 @@ from finetune_trainer.models.heads import IMAGES
 from finetune_trainer.models.load import load_model
 from finetune_trainer.models.processors import load_image_processor
 from harness.digits import digits, write_digits, write_processor, write_tiny_resnet, write_tiny_vit
+from harness.photographs import jpeg, photographs, tiles
 from harness.tasks import MODEL, prepared
 
 ROWS = 300
@@ -255,6 +256,85 @@ def test_copies_conflicts_and_leaks_are_found_by_pixels(
     }
     assert counted(report, "leaks: input in another role").rows == 10
     assert report.data.test_rows == 10
+
+
+def plant_copies(folder: Path) -> set[str]:
+    """Write tiles of photographs to a test set and to images, there with changed copies of tests.
+
+    Returns how the copies are called. Those that were resized have the wrong label.
+    """
+    changes: dict[str, Callable[[Image.Image], Image.Image]] = {
+        "encoded": lambda image: jpeg(image, 60),
+        "resized": lambda image: image.resize((image.width * 2 // 3, image.height * 2 // 3)),
+        "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    }
+    classes = photographs()
+    other = dict(zip(classes, reversed(classes), strict=True))
+    planted = set()
+    for label in classes:
+        for part in ("images", "tests"):
+            (folder / part / label).mkdir(parents=True, exist_ok=True)
+    for label, photograph in classes.items():
+        # Around it is the sky, or what is out of focus: of that nothing can be told.
+        middle = photograph.crop((160, 160, 480, 400))
+        for number, tile in enumerate(tiles(middle, 80)):
+            if number % 3:
+                tile.save(folder / f"images/{label}/{number}.png")
+                continue
+            tile.save(folder / f"tests/{label}/{number}.png")
+            for name, change in changes.items():
+                said = other[label] if name == "resized" else label
+                change(tile).save(folder / f"images/{said}/{label}-{number}-{name}.png")
+                planted.add(f"{said}/{label}-{number}-{name}.png")
+    return planted
+
+
+@pytest.mark.parametrize("said", [None, "drop", "ignore"])
+def test_changed_copies_of_test_images_leave_training_all_of_them_and_nothing_else(
+    tmp_path: Path, resnet: Path, said: str | None
+) -> None:
+    planted = plant_copies(tmp_path)
+    cleaning = {} if said is None else {"nearDuplicates": said}
+    report = prepare_images(
+        tmp_path, resnet, test="tests", cleaning=cleaning, split=SMALL_SPLIT | {"select": 20}
+    )
+    workspace = tmp_path / "workspace" / LAYOUT.prepared
+    learned = {
+        name for role in ("train", "select") for name in load_from_disk(workspace / role)["row_id"]
+    }
+    images = {
+        path.relative_to(tmp_path / "images").as_posix()
+        for path in (tmp_path / "images").rglob("*.png")
+    }
+    assert report.data.images is not None
+    if said == "ignore":
+        assert learned == images
+        assert report.data.images.effective_rows is None
+        return
+    assert learned == images - planted
+    leaks = counted(report, "leaks: near duplicate in another role")
+    assert (leaks.rows, leaks.dropped) == (len(planted), True)
+    assert set(leaks.examples) <= planted
+    assert counted(report, "near duplicates" if said else "near duplicates, kept").rows == 0
+    assert report.data.images.effective_rows == pytest.approx(report.data.train_rows)
+
+
+def test_copies_that_train_count_as_one_kind_and_small_images_are_told_apart_from_none(
+    tmp_path: Path, images: Path, resnet: Path
+) -> None:
+    plant_copies(tmp_path)
+    shutil.rmtree(tmp_path / "tests")
+    shutil.copytree(images / "0", tmp_path / "images/0")
+    digits_of_0 = len(list((images / "0").iterdir()))
+    report = prepare_images(tmp_path, resnet, cleaning={"nearDuplicates": "report"})
+    untold = counted(report, "too small or plain for near duplicates")
+    assert (untold.rows, untold.unchanged) == (digits_of_0, True)
+    assert all(name.startswith("0/") for name in untold.examples)
+    assert counted(report, "leaks: near duplicate in another role").rows > 0
+    assert counted(report, "near duplicates, kept").rows > 0
+    assert report.data.images is not None
+    assert report.data.images.effective_rows is not None
+    assert report.data.images.effective_rows < 0.9 * report.data.train_rows
 
 
 def test_prepared_images_are_served_again_until_a_file_changes(

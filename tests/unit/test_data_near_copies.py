@@ -35,7 +35,7 @@ def edited(text: str, place: int, word: str = "changed") -> str:
 
 def copies(*texts: str) -> dict[int, Sequence[int]]:
     likeness = TextLikeness([word_codes(normalize(text)) for text in texts])
-    return dict(find_copies(likeness, len(texts)).earlier)
+    return dict(find_copies(likeness).earlier)
 
 
 def similarity(one: str, other: str) -> float:

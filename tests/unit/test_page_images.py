@@ -18,11 +18,12 @@ def image_facts() -> PageFacts:
         modes={"RGB": 7500, "L": 12},
         read_width=224,
         read_height=224,
+        effective_rows=6998.4,
     )
     mistake = Mistake(
         row_id="cat/<b>.png", truth="negative", predicted="positive", probability=0.97
     )
-    data = rows.data.model_copy(update={"tokens": None, "images": images})
+    data = rows.data.model_copy(update={"tokens": None, "texts": None, "images": images})
     job = a_job(
         a_status(), task="image-classification", training={}, dataset={"train": "pvc://demo/photos"}
     )
@@ -44,6 +45,8 @@ def test_the_training_images_are_told_in_words() -> None:
     assert "320 to 4,032, median 640" in text
     assert "RGB 7,500, L 12" in text
     assert "224 × 224 pixels, RGB" in text
+    assert "6,998.4 of" in text
+    assert "without near copies would be as many kinds" in text
     assert "in tokens" not in text
 
 

@@ -41,6 +41,7 @@ DUPLICATE = "exact duplicates"
 NEAR_DUPLICATE = "near duplicates"
 NEAR_COPY = "near duplicates, kept"
 OFF_LANGUAGE = "in another language than most"
+TOO_PLAIN = "too small or plain for near duplicates"
 CONFLICT = "conflicting labels"
 SAMPLED = "beyond the limit"
 LEAK = "leaks: input in another role"
@@ -82,7 +83,7 @@ DROPPING = frozenset(
     }
 )
 
-COUNTED = frozenset({NEAR_COPY, OFF_LANGUAGE})
+COUNTED = frozenset({NEAR_COPY, OFF_LANGUAGE, TOO_PLAIN})
 """What is counted of rows that stay as they are."""
 
 _WAYS_OUT = {

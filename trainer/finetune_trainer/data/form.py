@@ -66,7 +66,7 @@ class RowForm(Protocol[I, T]):
         """What inputs are compared and searched for leaks by: all of its text, where it is one."""
 
     def prose_of(self, given: I) -> str:
-        """The words that people would read of it: those near copies are known by."""
+        """The words that people would read of it; empty where it has none."""
 
     def likeness(self, rows: Sequence[CleanRow[I, T]]) -> Likeness:
         """Which of the rows are near copies of each other."""

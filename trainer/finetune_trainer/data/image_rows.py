@@ -20,10 +20,12 @@ from finetune_api.dataset import Columns
 from finetune_trainer.data.cleaning import IMAGE_FAULTS, NO_IMAGE, NO_LABEL, Counts
 from finetune_trainer.data.encoding import Column, EncodedRow
 from finetune_trainer.data.image_files import METADATA, ImageFiles
+from finetune_trainer.data.image_likeness import ImageLikeness
 from finetune_trainer.data.images import decode
 from finetune_trainer.data.pixels import PixelStore
 from finetune_trainer.data.rows import CleanRow
 from finetune_trainer.data.values import Values, kind_of, name_in
+from finetune_trainer.data.variety import effective_number
 from finetune_trainer.errors import DataError
 
 MOST_DROPPED_PERCENT = 5
@@ -48,6 +50,10 @@ class ImageRow:
     def pixels(self) -> bytes:
         """As the model reads it, before values are scaled."""
         return self.store.pixels(self.place)
+
+    def thumbnail(self) -> bytes:
+        """What near copies are known by."""
+        return self.store.thumbnail(self.place)
 
     def encoded(self) -> bytes:
         """As its file or its row holds it."""
@@ -131,6 +137,10 @@ class ImageRows:
     def prose_of(self, given: ImageRow) -> str:  # noqa: ARG002 - as the form has it
         """It has none."""
         return ""
+
+    def likeness(self, rows: Sequence[CleanRow[ImageRow, str]]) -> ImageLikeness:
+        """By what they show."""
+        return ImageLikeness([row.input for row in rows])
 
     def with_texts(self, given: ImageRow, change: Callable[[str], str]) -> ImageRow:  # noqa: ARG002
         """It has none."""
@@ -223,8 +233,13 @@ def check_images(counts: Counts, most_percent: int | None) -> None:
     )
 
 
-def describe(rows: Sequence[CleanRow[ImageRow, str]]) -> ImageStatistics:
-    """Sizes and modes of images as they came, and the size in which the model reads them."""
+def describe(
+    rows: Sequence[CleanRow[ImageRow, str]], families: Sequence[int] | None
+) -> ImageStatistics:
+    """Sizes and modes of images as they came, and the size in which the model reads them.
+
+    ``families`` are the sizes of families of near copies.
+    """
     form = rows[0].input.store.form
     return ImageStatistics(
         width=_spread([row.input.width for row in rows]),
@@ -232,6 +247,7 @@ def describe(rows: Sequence[CleanRow[ImageRow, str]]) -> ImageStatistics:
         modes=dict(Counter(row.input.mode for row in rows).most_common()),
         read_width=form.width,
         read_height=form.height,
+        effective_rows=effective_number(families) if families else None,
     )
 
 

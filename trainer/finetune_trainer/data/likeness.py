@@ -25,11 +25,12 @@ class Keys:
     """The rows that can be compared, by ascending place, and their keys.
 
     ``places`` is ``[rows]``, and ``bands`` ``[rows, bands, keys of a band]``, those of a row and
-    band each another.
+    band each another. ``untold`` are the places of rows of which too little is known.
     """
 
     places: Places
     bands: npt.NDArray[Any]  # of whichever unsigned integers
+    untold: Sequence[int] = ()
 
 
 class Likeness(Protocol):
@@ -37,7 +38,7 @@ class Likeness(Protocol):
 
     @property
     def untold(self) -> str | None:
-        """What reports call the rows that can't be compared; None where those go without saying."""
+        """What reports call rows of which too little is known; None where none are named."""
 
     def keys(self) -> Keys:
         """What near copies mostly share."""
@@ -50,16 +51,15 @@ class Likeness(Protocol):
 class Copies:
     """By the place of each near copy those of the earlier rows that it is one of, ascending.
 
-    Of many earlier ones the first are named. ``untold`` are the places of rows that could not be
-    compared.
+    Of many earlier ones the first are named. ``untold`` are places of rows as ``Keys`` has them.
     """
 
     earlier: Mapping[int, Sequence[int]]
     untold: Sequence[int]
 
 
-def find_copies(likeness: Likeness, rows: int) -> Copies:
-    """Look for near copies among so many rows."""
+def find_copies(likeness: Likeness) -> Copies:
+    """Look for near copies."""
     keys = likeness.keys()
     found: dict[int, list[int]] = {}
     for later, earlier in _candidates(keys):
@@ -68,8 +68,7 @@ def find_copies(likeness: Likeness, rows: int) -> Copies:
             continue
         if likeness.is_near(later, earlier):
             found[later] = sorted([*known, earlier])[:MOST_COMPARED]
-    untold = np.setdiff1d(np.arange(rows), keys.places, assume_unique=True)
-    return Copies(found, untold.tolist())
+    return Copies(found, keys.untold)
 
 
 def _candidates(keys: Keys) -> Iterator[tuple[int, int]]:

@@ -44,7 +44,7 @@ def without_near_copies(
     of_role = dict(roles.items())
     rows = [(role, row) for role in _STRICTEST_FIRST for row in of_role[role]]
     likeness = form.likeness([row for _, row in rows])
-    copies = find_copies(likeness, len(rows))
+    copies = find_copies(likeness)
     if likeness.untold is not None:
         for of_source in counts.values():
             of_source.open(likeness.untold)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from transformers import BaseImageProcessor
 
+from finetune_trainer.data.image_likeness import THUMBNAIL_BYTES, thumbnail
 from finetune_trainer.errors import UsageError
 
 CHANNELS = 3
@@ -132,11 +133,12 @@ class PixelStore:
         self.form = PixelForm.of(processor, uri)
         folder.mkdir(parents=True, exist_ok=True)
         self._pixels = folder / "pixels"
+        self._thumbnails = folder / "thumbnails"
         self._originals = folder / "originals"
         self._stored = 0
 
     def add(self, image: Image.Image) -> int:
-        """Store an RGB image as the model reads it; returns its place.
+        """Store an RGB image as the model reads it, and its thumbnail; returns its place.
 
         Raises
         ------
@@ -153,6 +155,8 @@ class PixelStore:
             )
         with self._pixels.open("ab") as file:
             file.write(np.ascontiguousarray(pixels).tobytes())
+        with self._thumbnails.open("ab") as file:
+            file.write(thumbnail(image))
         self._stored += 1
         return self._stored - 1
 
@@ -161,6 +165,12 @@ class PixelStore:
         with self._pixels.open("rb") as file:
             file.seek(place * self.form.size)
             return file.read(self.form.size)
+
+    def thumbnail(self, place: int) -> bytes:
+        """What near copies are known by, of an image by its place."""
+        with self._thumbnails.open("rb") as file:
+            file.seek(place * THUMBNAIL_BYTES)
+            return file.read(THUMBNAIL_BYTES)
 
     def keep(self, content: bytes) -> tuple[int, int]:
         """Store an encoded original; returns where it begins, and its length."""

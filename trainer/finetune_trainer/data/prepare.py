@@ -129,7 +129,7 @@ def _make(
         languages = count_languages(rows.roles)
         data = data.model_copy(update={"texts": texts, "languages": languages})
     if form.images is not None:
-        images = form.images.describe(rows.roles.train)
+        images = form.images.describe(rows.roles.train, rows.families)
         data = data.model_copy(update={"images": images, "tokens": None})
         form.images.keep(rows.roles.test, made_at(making, LAYOUT.test))
     evidence = form.evidence()

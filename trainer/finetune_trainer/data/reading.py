@@ -86,7 +86,7 @@ def read_in_roles(
         Role.TRAIN: counts,
     }
     families = None
-    if form.holds_text and dataset.cleaning.near_duplicates != "ignore":
+    if dataset.cleaning.near_duplicates != "ignore":
         apart = without_near_copies(
             roles, of_source, form, drop=dataset.cleaning.near_duplicates == "drop"
         )

@@ -36,8 +36,8 @@ class CleanRow(Generic[I, T]):
     """A row that survived cleaning.
 
     ``key`` is of its normalized input, ``classes`` are those that it is counted in. ``words``
-    are the codes of its words, by which near copies are known, ``language``
-    the code of its language, and empty where it is no text.
+    are the codes of its words, by which near copies of texts are known, ``language`` is the code of
+    its language; both are empty where it is no text.
     """
 
     id: str

@@ -1,4 +1,7 @@
-"""How much there is to learn from in the words of rows: their variety. Used by ``prepare``."""
+"""How much there is to learn from in rows: of how many kinds they are, and how varied their words.
+
+Used by ``prepare`` and ``image_rows``.
+"""
 
 from collections.abc import Sequence
 

@@ -85,8 +85,10 @@ class ImageTask(Protocol):
     def decoded(self, processor: Processor, uri: str, folder: Path) -> AnyForm:
         """The form of rows whose images are decoded as they are read, and kept in ``folder``."""
 
-    def describe(self, rows: Sequence[AnyCleanRow]) -> ImageStatistics:
-        """What training images are like."""
+    def describe(
+        self, rows: Sequence[AnyCleanRow], families: Sequence[int] | None
+    ) -> ImageStatistics:
+        """What training images are like; ``families`` are sizes of families of near copies."""
 
     def keep(self, rows: Sequence[AnyCleanRow], folder: Path) -> None:
         """Keep a few of the test images as they came, below the test rows' folder."""

@@ -24,8 +24,10 @@ class _Images:
         assert isinstance(processor, BaseImageProcessor)
         return ImageRows(store=PixelStore(processor, uri, folder))
 
-    def describe(self, rows: Sequence[AnyCleanRow]) -> ImageStatistics:
-        return describe(rows)
+    def describe(
+        self, rows: Sequence[AnyCleanRow], families: Sequence[int] | None
+    ) -> ImageStatistics:
+        return describe(rows, families)
 
     def keep(self, rows: Sequence[AnyCleanRow], folder: Path) -> None:
         keep_originals(rows, folder)

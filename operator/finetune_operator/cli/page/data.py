@@ -56,6 +56,7 @@ class Data:
     variety: tuple[tuple[str, str], ...]
     tokens: tuple[tuple[str, str], ...]
     images: tuple[tuple[str, str], ...]
+    counts_kinds: bool
     suspects: Suspicion | None
 
 
@@ -99,6 +100,10 @@ def data(facts: PageFacts) -> Data | None:
         variety=_variety(report),
         tokens=_tokens(report),
         images=_images(report),
+        counts_kinds=any(
+            one is not None and one.effective_rows is not None
+            for one in (report.texts, report.images)
+        ),
         suspects=None if report.suspects is None else _suspicion(report.suspects),
     )
 
@@ -146,10 +151,14 @@ def _variety(report: DataReport) -> tuple[tuple[str, str], ...]:
     if texts.lexical_diversity is not None:
         different = figures.places(42 * texts.lexical_diversity)
         told.append(("Different words among 42 at random", different))
-    if texts.effective_rows is not None:
-        of_all = f"{figures.places(texts.effective_rows)} of {figures.count(report.train_rows)}"
-        told.append(("Effective number of rows", of_all))
-    return tuple(told)
+    return (*told, *_effective(report, texts.effective_rows))
+
+
+def _effective(report: DataReport, rows: float | None) -> tuple[tuple[str, str], ...]:
+    if rows is None:
+        return ()
+    of_all = f"{figures.places(rows)} of {figures.count(report.train_rows)}"
+    return (("Effective number of rows", of_all),)
 
 
 def _tokens(report: DataReport) -> tuple[tuple[str, str], ...]:
@@ -213,6 +222,7 @@ def _images(report: DataReport) -> tuple[tuple[str, str], ...]:
         ("Height, in pixels", _spread(images.height)),
         ("How they hold color", ", ".join(modes)),
         ("What the model reads", f"{images.read_width} × {images.read_height} pixels, RGB"),
+        *_effective(report, images.effective_rows),
     )
 
 
