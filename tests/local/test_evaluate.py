@@ -190,6 +190,7 @@ def test_a_passed_gate_leaves_a_report_that_names_what_it_judged(passed: Evaluat
     assert report.split_digest == passed.job.prepared.data.split_digest
     assert report.interval_unit == "row"
     assert report.model is not None
+    assert report.generalization is not None
     card = (passed.job.workspace.path(report.model.path) / "README.md").read_text()
     for fact in (
         f"{report.metrics[Metric.ACCURACY].value:.4f}",
@@ -198,6 +199,7 @@ def test_a_passed_gate_leaves_a_report_that_names_what_it_judged(passed: Evaluat
         "license: unknown",
         f"| test | {report.test_rows} |",
         "| tfidf |",
+        f"| the gap | {report.generalization.gap.value:.4f} |",
         "| seed | 42 |",
     ):
         assert fact in card

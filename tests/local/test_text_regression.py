@@ -98,6 +98,11 @@ def test_the_exported_model_gives_the_scored_numbers_in_a_plain_pipeline(done: D
     assert "A text regressor" in card
     assert "root mean squared error" in card
     assert "confusion" not in card.lower()
+    assert done.report.counterfactuals is not None
+    (praise,) = done.report.counterfactuals.swaps
+    assert praise.change is not None
+    assert f"| praise | {praise.rows} | {praise.change.value:.4f} |" in card
+    assert "answers that change" not in card, "a number has no flips"
 
 
 def test_rows_without_a_number_are_dropped_and_counted(tmp_path: Path, tiny_model: Path) -> None:

@@ -4,7 +4,7 @@ Pure text; the export writes it as ``README.md`` beside the weights.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +12,11 @@ import yaml
 
 from finetune_api.balance import uncalibrated
 from finetune_api.datareport import DataReport, PrepareReport
-from finetune_api.evaluationreport import (
-    Calibration,
-    Contrast,
-    EvaluationReport,
-    GroupsReport,
-    Interval,
-)
+from finetune_api.evaluationreport import EvaluationReport
 from finetune_api.lora import LoraOutput
 from finetune_api.run import Run
-from finetune_api.tasks import BASELINES, METRICS, TASKS, Task
+from finetune_api.tasks import TASKS, Task
+from finetune_trainer.models.card_evidence import cell, evidence, table
 from finetune_trainer.models.heads import Head
 from finetune_trainer.models.proof import Pipeline
 from finetune_trainer.models.serving import KSERVE, VLLM
@@ -67,18 +62,7 @@ def model_card(
         f"# {run.job.name}\n\n{_origin(run, prepared)}",
         f"## Use\n\n{_use(run, pipeline, head)}",
         *((f"## Serve\n\n{serve}",) if (serve := _serve(run, serving)) else ()),
-        f"## Measured on {report.test_rows} test rows\n\n{_metrics(report)}",
-        f"### Against baselines\n\n{_baselines(report)}",
-        *((f"### By {_noun(report)}\n\n{_classes(report)}",) if report.per_class else ()),
-        *((f"### Confusion matrix\n\n{_confusion(report)}",) if report.confusion_matrix else ()),
-        *((f"### Thresholds\n\n{_thresholds(run, report)}",) if report.thresholds else ()),
-        *(
-            (f"### Calibration\n\n{_calibration(report.calibration)}",)
-            if report.calibration is not None
-            else ()
-        ),
-        *(f"### By {_cell(one.column)}\n\n{_groups(report, one)}" for one in report.groups),
-        *((f"## Requirements\n\n{_gate(report)}",) if report.gate else ()),
+        *evidence(run, report),
         f"## Data\n\n{_data(prepared.data)}",
         f"## Training\n\n{_training(run, report)}",
         f"## Limits\n\n{_limits(run, report)}",
@@ -106,7 +90,7 @@ def _origin(run: Run, prepared: PrepareReport) -> str:
     facts = TASKS[run.task]
     what = f"A {facts.model}"
     if prepared.labels:
-        labels = ", ".join(f"`{_cell(label)}`" for label in prepared.labels)
+        labels = ", ".join(f"`{cell(label)}`" for label in prepared.labels)
         what += f" with {len(prepared.labels)} outputs: {labels}"
     how = (
         "in full"
@@ -115,7 +99,7 @@ def _origin(run: Run, prepared: PrepareReport) -> str:
     )
     return (
         f"{what}.\n\n"
-        f"Fine-tuned {how} from `{_cell(run.model.uri)}` ({prepared.model.architecture}, "
+        f"Fine-tuned {how} from `{cell(run.model.uri)}` ({prepared.model.architecture}, "
         f"{prepared.model.parameters:,} parameters)."
     )
 
@@ -201,149 +185,6 @@ def _length(run: Run) -> str:
     return f"Texts are read up to {run.training.max_length} tokens."
 
 
-def _metrics(report: EvaluationReport) -> str:
-    rows = [
-        (METRICS[metric].name, *_interval(report.metrics[metric]))
-        for metric in TASKS[report.task].metrics
-        if metric in report.metrics
-    ]
-    return (
-        _table(("figure", "value", "95 % interval"), rows)
-        + f"\n\nIntervals: percentiles of {report.resamples} bootstrap resamples, drawn by "
-        f"{_cell(report.interval_unit)}. These rows took no part in training or in choosing the "
-        "checkpoint."
-    )
-
-
-def _baselines(report: EvaluationReport) -> str:
-    task = TASKS[report.task]
-    rows = []
-    for scores in report.baselines:
-        reduction = scores.error_reduction
-        shown = _interval(reduction) if reduction else ("undefined: it makes no error", "")
-        rows.append((scores.name.value, *_interval(scores.metrics[task.headline]), *shown))
-    name = METRICS[task.headline].name
-    head = ("baseline", name, "95 % interval", f"{task.error.noun} removed", "95 % interval")
-    left_out = (
-        f"\n\nNot compared with {BASELINES[one]}: {_cell(reason)}."
-        for one, reason in report.baselines_left_out.items()
-    )
-    return _table(head, rows) + "".join(left_out)
-
-
-def _noun(report: EvaluationReport) -> str:
-    """What a line of the per-class table is of."""
-    return TASKS[report.task].classes or "class"
-
-
-def _classes(report: EvaluationReport) -> str:
-    rows = [
-        (
-            scores.label,
-            f"{scores.precision:.4f}",
-            f"{scores.recall:.4f}",
-            f"{scores.f1:.4f}",
-            str(scores.support),
-        )
-        for scores in report.per_class
-    ]
-    return _table((_noun(report), "precision", "recall", "F1", _support(report)), rows)
-
-
-def _support(report: EvaluationReport) -> str:
-    return TASKS[report.task].support
-
-
-def _confusion(report: EvaluationReport) -> str:
-    rows = [
-        (label, *(str(count) for count in counts))
-        for label, counts in zip(report.labels, report.confusion_matrix, strict=True)
-    ]
-    return "Rows: the true class; columns: the predicted one.\n\n" + _table(
-        ("", *report.labels), rows
-    )
-
-
-def _thresholds(run: Run, report: EvaluationReport) -> str:
-    how = "as the manifest has them"
-    if run.evaluation.threshold == "tune":
-        how = "chosen on the select rows for macro F1"
-    rows = [(label, f"{value:.6f}") for label, value in report.thresholds.items()]
-    other = ""
-    if len(report.thresholds) == 1 and len(report.labels) == 2:
-        other = f" Below it `{_cell(report.labels[0])}` is told."
-    return (
-        f"{_table(('label', 'told from a probability of'), rows)}\n\nThe figures above are with "
-        f"these thresholds, {how}.{other} A pipeline gives probabilities and does not apply them: "
-        "compare its scores with `model.model.config.thresholds`."
-    )
-
-
-def _calibration(found: Calibration) -> str:
-    before, after = found.before, found.after
-    pairs = [
-        ("negative log-likelihood", before.loss, after and after.loss),
-        (
-            "expected calibration error",
-            before.expected_calibration_error,
-            after and after.expected_calibration_error,
-        ),
-        ("Brier score", before.brier, after and after.brier),
-    ]
-    rows = [
-        (name, f"{one:.4f}", "" if other is None else f"{other:.4f}") for name, one, other in pairs
-    ]
-    told = "The select rows are too few, or too few of them wrong, to choose a temperature."
-    if found.temperature is not None:
-        told = (
-            f"The temperature {found.temperature:.4f} was chosen by the {found.select_rows} select "
-            "rows. This model does not apply it: its probabilities are those before. To have those "
-            f"after, divide the logits by it before the softmax. It changes no class."
-        )
-    return f"{_table(('figure', 'as exported', 'with the temperature'), rows)}\n\n{told}"
-
-
-def _groups(report: EvaluationReport, groups: GroupsReport) -> str:
-    first = TASKS[report.task].by_group[0]
-    rows = []
-    for group in groups.groups:
-        told = {one.metric: one for one in group.contrasts}
-        against = _interval(told[first].difference) if first in told else ("too few rows", "")
-        found = [_found(one) for one in group.contrasts if one.found]
-        rows.append(
-            (group.group, f"{group.rows}", *_interval(group.figure), *against, "; ".join(found))
-        )
-    name = METRICS[first].name
-    head = ("group", "rows", name, "95 % interval", "less the rest's", "95 % interval", "found")
-    return (
-        _table(head, rows)
-        + "\n\nFound is what is more than chance at 5 % for all comparisons together (Holm)."
-    )
-
-
-def _found(one: Contrast) -> str:
-    of = f" of {one.label}" if one.label is not None else ""
-    return f"{METRICS[one.metric].name}{of} {one.difference.value:+.4f}"
-
-
-def _gate(report: EvaluationReport) -> str:
-    rows = [
-        (
-            one.name,
-            one.metric
-            + (f" against {one.against}" if one.against else "")
-            + (f", shortfall of any {one.column}" if one.column else ""),
-            "value" if one.bound == "Point" else f"{one.bound.lower()} end of the interval",
-            ("at most " if one.column or METRICS[one.metric].lower_is_better else "at least ")
-            + f"{one.required:g}",
-            "undefined" if one.measured is None else f"{one.measured:.4f}",
-            "passed" if one.passed else "failed",
-        )
-        for one in report.gate
-    ]
-    return _table(("requirement", "figure", "held to", "required", "measured", "result"), rows)
-
-
 def _data(data: DataReport) -> str:
     dropped = sum(reason.rows for reason in data.cleaning if reason.dropped)
     rows = [
@@ -355,7 +196,7 @@ def _data(data: DataReport) -> str:
         ("digest of the source", data.data_digest),
         ("digest of the split", data.split_digest),
     ]
-    text = _table(("data", ""), rows)
+    text = table(("data", ""), rows)
     if data.tokens is not None and data.tokens.truncated_rows:
         text += f"\n\n{data.tokens.truncated_rows} training rows were cut to the length limit."
     if data.unread_words is not None:
@@ -374,7 +215,7 @@ def _training(run: Run, report: EvaluationReport) -> str:
         ("step of this checkpoint", str(report.checkpoint_step)),
         ("digest of the manifest's spec", run.spec_digest),
     ]
-    return _table(("setting", "value"), rows)
+    return table(("setting", "value"), rows)
 
 
 def _settings(stated: Mapping[str, Any], block: str = "") -> list[tuple[str, str]]:
@@ -397,8 +238,8 @@ def _limits(run: Run, report: EvaluationReport) -> str:
     ]
     rare = [scores for scores in report.per_class if scores.support < 30]
     if rare:
-        names = ", ".join(f"`{_cell(scores.label)}` ({scores.support})" for scores in rare[:10])
-        lines.append(f"- Fewer than 30 {_support(report)}, so hardly measured: {names}.")
+        names = ", ".join(f"`{cell(scores.label)}` ({scores.support})" for scores in rare[:10])
+        lines.append(f"- Fewer than 30 {TASKS[report.task].support}, so hardly measured: {names}.")
     if note := uncalibrated(run.training):
         lines.append(f"- {note}")
     if run.smoke:
@@ -412,23 +253,6 @@ def _licence(licence: str) -> str:
     if licence == UNKNOWN_LICENCE:
         return "Unknown: neither the job nor the base model's card states one."
     return (
-        f"`{_cell(licence)}` is what the base model's card states. Terms of the training data are "
+        f"`{cell(licence)}` is what the base model's card states. Terms of the training data are "
         "unknown and may add to it."
     )
-
-
-def _interval(one: Interval) -> tuple[str, str]:
-    low = "?" if one.low is None else f"{one.low:.4f}"
-    high = "?" if one.high is None else f"{one.high:.4f}"
-    known = one.low is not None or one.high is not None
-    return f"{one.value:.4f}", f"{low} to {high}" if known else "too few units"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """A text that stays within its cell: labels and names are people's own."""
-    return re.sub(r"\s+", " ", text).replace("\\", "\\\\").replace("|", "\\|").replace("`", "'")
