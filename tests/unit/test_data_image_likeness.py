@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont
 
-from finetune_trainer.data.image_likeness import SIDE, ImageLikeness, Thumbnail, agree, thumbnail
+from finetune_trainer.data.image_agreement import SIDE, Thumbnail, agree
+from finetune_trainer.data.image_likeness import ImageLikeness, thumbnail
 from finetune_trainer.data.likeness import Copies, find_copies
 from harness.digits import digits
 from harness.photographs import jpeg, photographs, tiles
