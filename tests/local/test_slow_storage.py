@@ -21,7 +21,7 @@ from finetune_trainer.reporting.progress import ProgressLog
 from finetune_trainer.training.manifest import complete_checkpoints
 from finetune_trainer.training.signs import SignsOfWork
 from harness.processes import free_port
-from harness.training import Job, pods, train_to_end
+from harness.training import PATIENCE_SECONDS, Job, pods, train_to_end
 
 # So many steps to an epoch, at whose end it is saved, that a rank which is halted soon after a save
 # is amid steps.
@@ -183,7 +183,7 @@ def test_the_rank_where_ranks_meet_is_waited_for_while_it_works_and_named_when_i
         for rank in range(2)
     ]
     try:
-        said, _ = ranks[1].communicate()
+        said, _ = ranks[1].communicate(timeout=PATIENCE_SECONDS)
     finally:
         for rank in ranks:
             rank.kill()

@@ -15,7 +15,7 @@ from finetune_api.report import Failure
 from finetune_trainer.errors import NodeFaultError
 from finetune_trainer.training.place import Place
 from finetune_trainer.training.signs import SignsOfWork
-from finetune_trainer.training.watch import Watch
+from finetune_trainer.training.watch import Watch, every_group
 
 T = TypeVar("T")
 
@@ -75,6 +75,7 @@ def process_group(
     )
     watch = None
     if place.world_size > 1 and end is not None:
+        # Another store would need another port, and torch has no public name for this one.
         store = dist.distributed_c10d._get_default_store()  # noqa: SLF001
         watch = Watch(place, store, patience=step_timeout, end=end)
     yield Gang(place, device, step_timeout=step_timeout, watch=watch)
@@ -160,6 +161,6 @@ class Gang:
 
 def _wait_at_most(timeout: timedelta) -> None:
     """Set how long collectives from here on wait, in the groups that DeepSpeed made, too."""
-    # Torch lists them nowhere else; DeepSpeed makes its own with torch's defaults.
-    for group in dist.distributed_c10d._world.pg_map:  # noqa: SLF001
+    # DeepSpeed makes its own with torch's defaults.
+    for group in every_group():
         dist.set_timeout(timeout, group)
