@@ -219,8 +219,9 @@ class Evaluation(Contract):
     row_results: Annotated[
         RowResults,
         Field(
-            description="Whether each test row's prediction and each row's loss stay: Keep, as "
-            "long as the workspace, so that every figure can be recomputed; Discard, until the "
-            "figures are made. What was prepared of the rows lies in the workspace all the same."
+            description="Whether predictions, losses, answers and mistakes stay, row by row: "
+            "Keep, as long as the workspace, so that every figure can be recomputed; Discard, "
+            "until the figures are made. What was prepared of the rows lies in the workspace all "
+            "the same."
         ),
     ] = RowResults.KEEP

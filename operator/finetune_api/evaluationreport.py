@@ -369,11 +369,19 @@ class EvaluationReport(Contract):
     ] = Field(default_factory=dict)
     generations: Annotated[
         tuple[Generation, ...],
-        Field(max_length=16, description="Of language models, unless keepPredictions is false."),
+        Field(
+            max_length=16,
+            description="Of language models, unless keepPredictions is false or rowResults is "
+            "Discard.",
+        ),
     ] = ()
     mistakes: Annotated[
         tuple[Mistake, ...],
-        Field(max_length=10, description="Of images: those that the model was surest of."),
+        Field(
+            max_length=10,
+            description="Of images, unless rowResults is Discard: those that the model was surest "
+            "of.",
+        ),
     ] = ()
     gate: Annotated[tuple[GateResult, ...], Field(max_length=20)] = ()
     passed: bool

@@ -231,6 +231,18 @@ def test_more_rows_lost_than_may_be_is_an_error_that_names_them(
     assert 0 < report.data.kept_rows < 0.95 * len(PROMPTS)
 
 
+def test_answers_do_not_stay_in_the_report_where_no_rows_result_may(
+    a_job: Callable[..., Job],
+) -> None:
+    job = a_job(PROMPTS)
+    job.prepare()
+    kept = job.evaluate(a_llama(llama_tokenizer()))
+    report = job.evaluate(a_llama(llama_tokenizer()), evaluation={"row_results": "Discard"})
+    assert kept.generations
+    assert report.generations == ()
+    assert not job.workspace.path(LAYOUT.predictions).exists()
+
+
 def test_what_may_not_be_kept_of_the_rows_is_not(a_job: Callable[..., Job]) -> None:
     job = a_job(PROMPTS)
     shown = job.workspace.path(LAYOUT.rendered_rows)

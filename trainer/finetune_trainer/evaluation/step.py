@@ -215,9 +215,10 @@ def _report(
     fit: tuple[Losses, Losses],
     workspace: Workspace,
 ) -> EvaluationReport:
-    """Judge the figures and keep the predictions they come from; nothing is exported."""
+    """Judge the figures, and keep what they come from where it may be kept; nothing is exported."""
     scores = findings.scores
-    kept = partial(keep_table, workspace, discard=run.evaluation.row_results is RowResults.DISCARD)
+    discard = run.evaluation.row_results is RowResults.DISCARD
+    kept = partial(keep_table, workspace, discard=discard)
     gate = judge(run.task, run.evaluation.gate, scores)
     return EvaluationReport(
         inputs_digest=inputs,
@@ -237,8 +238,8 @@ def _report(
         calibration=scores.calibration,
         thresholds=dict(scores.thresholds),
         baseline_thresholds={name: dict(cuts) for name, cuts in scores.baseline_thresholds.items()},
-        generations=findings.generations,
-        mistakes=findings.mistakes,
+        generations=() if discard else findings.generations,
+        mistakes=() if discard else findings.mistakes,
         gate=gate,
         passed=all(result.passed for result in gate),
         resamples=run.evaluation.resamples,
