@@ -141,6 +141,11 @@ bench-trainer: env ## Measure the trainer against a plain Hugging Face Trainer (
 	@echo "bench-trainer: real trainings of random models, taking turns on the same rows"
 	@PYTHONPATH=tests $(BIN)/python -m bench.trainer $(STORY) 2>.cache/bench-trainer.log || { tail -n 20 .cache/bench-trainer.log; exit 1; }
 
+.PHONY: bench-images
+bench-images: env ## Measure which changed copies of images are found among real ones (a minute)
+	@echo "bench-images: photographs and digits that come with scikit-learn, changed and looked for"
+	@PYTHONPATH=tests $(BIN)/python -m bench.image_copies
+
 .PHONY: mutants
 mutants: env ## Break the core and the cost code at random and count what the unit tests notice
 	@echo "mutants: core/ and cost/ against their tests in tests/unit, in a copy under .cache/mutants (long)"
