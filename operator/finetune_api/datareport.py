@@ -326,6 +326,13 @@ class StepTrace(Contract):
     """Length of the rows that it was counted with; 1 for images."""
     moments: Annotated[tuple[Moment, ...], Field(min_length=1, max_length=40)]
     """In the order in which they come."""
+    last_gathered: Annotated[
+        Moment | None,
+        Field(
+            description="Just before the forward pass uses the last of the weights that ZeRO 3 "
+            "shards. Unset where all of them are too small for it."
+        ),
+    ] = None
 
 
 class ModelFacts(Contract):

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 
-from finetune_api.datareport import ModelFacts, Moment
+from finetune_api.datareport import ModelFacts, Moment, StepTrace
 from finetune_api.training import Offload, Precision
 
 FRAGMENTATION = 0.10
@@ -196,10 +196,19 @@ def _exchange(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
 
 
 def _gathering(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
-    """Early in the forward pass stage 3 gathers ahead, into a buffer that it then copies from."""
+    """Stage 3 gathers ahead, into a buffer that stays until all weights are copied out of it.
+
+    What the forward pass keeps until the last one is used stands beside both.
+    """
     gathered = _gathered(model, shape)
     ahead = shape.element * (_PREFETCHED_ELEMENTS + _largest_module(model))
-    return replace(_standing(model, shape), gathered=gathered, scratch=min(gathered, ahead))
+    then = _last_gathered(model, shape)
+    return replace(
+        _standing(model, shape),
+        gathered=gathered,
+        activations=shape.micro_batch_size * then.row_bytes + then.fixed_bytes,
+        scratch=min(gathered, ahead),
+    )
 
 
 def _update(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
@@ -220,16 +229,36 @@ def _update(model: ModelFacts, shape: Shape) -> MemoryBreakdown:
 
 
 def _moments(model: ModelFacts, shape: Shape) -> Sequence[Moment]:
-    """The moments at which the passes may be at their peak, for rows of the shape's length.
+    """The moments at which the passes may be at their peak, for rows of the shape's length."""
+    trace = _trace(model, shape)
+    if trace is None:
+        return _formula(model, shape)
+    return tuple(_reshaped(moment, trace, model, shape) for moment in trace.moments)
+
+
+def _last_gathered(model: ModelFacts, shape: Shape) -> Moment:
+    """When stage 3 uses the last weight that it has gathered; untraced, at the pass's end."""
+    trace = _trace(model, shape)
+    if trace is None:
+        kept = _activations_per_row(model, shape)
+        return Moment(row_bytes=kept, fixed_bytes=0, exchanging=False)
+    if trace.last_gathered is None:
+        return Moment(row_bytes=0, fixed_bytes=0, exchanging=False)
+    return _reshaped(trace.last_gathered, trace, model, shape)
+
+
+def _trace(model: ModelFacts, shape: Shape) -> StepTrace | None:
+    if shape.zero_stage == 3 and model.gathered_trace is not None:
+        return model.gathered_trace
+    return model.trace
+
+
+def _reshaped(moment: Moment, trace: StepTrace, model: ModelFacts, shape: Shape) -> Moment:
+    """Take a moment of a trace to rows of the shape's length.
 
     A trace of another precision, or one that doesn't compute again what the shape does, is taken
     as the formula says that the two differ.
     """
-    trace = model.trace
-    if shape.zero_stage == 3 and model.gathered_trace is not None:
-        trace = model.gathered_trace
-    if trace is None:
-        return _formula(model, shape)
     rows, fixed = Fraction(1), Fraction(shape.element, trace.element)
     if model.image is None:
         rows = Fraction(shape.sequence_length, trace.tokens)
@@ -237,13 +266,10 @@ def _moments(model: ModelFacts, shape: Shape) -> Sequence[Moment]:
         precision = {element: precision for precision, element in ELEMENT.items()}[trace.element]
         like_trace = replace(shape, precision=precision, activation_checkpointing=trace.recomputed)
         rows *= Fraction(_kept_per_row(model, shape), _kept_per_row(model, like_trace))
-    return tuple(
-        Moment(
-            row_bytes=math.ceil(rows * moment.row_bytes),
-            fixed_bytes=math.ceil(fixed * moment.fixed_bytes),
-            exchanging=moment.exchanging,
-        )
-        for moment in trace.moments
+    return Moment(
+        row_bytes=math.ceil(rows * moment.row_bytes),
+        fixed_bytes=math.ceil(fixed * moment.fixed_bytes),
+        exchanging=moment.exchanging,
     )
 
 

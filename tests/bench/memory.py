@@ -57,7 +57,7 @@ LENGTH = 128
 SIDE = 64
 """Pixels on each side of an image."""
 MICRO_BATCH = 8
-STEPS = 3
+STEPS = 5
 _MIB = 1 << 20
 
 
@@ -151,12 +151,14 @@ class Case:
     lora: bool
     zero_stage: int
     ranks: int
-    precision: Precision
-    checkpointing: bool
+    precision: Precision = Precision.FP32
+    checkpointing: bool = False
+    micro_batches: int = 1
 
     @property
     def name(self) -> str:
         extras = ", checkpointing" if self.checkpointing else ""
+        extras += f", {self.micro_batches} micro-batches" if self.micro_batches > 1 else ""
         method = "LoRA" if self.lora else "full"
         return (
             f"{self.model.name} | {method}, {self.precision.value}{extras} | {self.zero_stage} | "
@@ -166,15 +168,16 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """Every model × method × stage × number of ranks, and the other settings once each."""
-    plain = (Precision.FP32, False)
     for model, lora, stage, ranks in itertools.product(MODELS, (False, True), (0, 1, 2, 3), (1, 2)):
         if lora and not model.adaptable:
             continue
-        yield Case(model, lora, stage, ranks, *plain)
+        yield Case(model, lora, stage, ranks)
     for model in MODELS:
-        yield Case(model, False, 2, 2, Precision.BF16, False)
+        yield Case(model, False, 2, 2, precision=Precision.BF16)
         if model.recomputes:
-            yield Case(model, False, 2, 2, Precision.FP32, True)
+            yield Case(model, False, 2, 2, checkpointing=True)
+    for stage in (0, 1, 2, 3):
+        yield Case(MODELS[0], False, stage, 2, micro_batches=2)
 
 
 def _write_texts(folder: Path) -> None:
@@ -224,9 +227,9 @@ def measure(case: Case, run: Run, folder: Path) -> int:
             "zero_stage": case.zero_stage,
             "precision": case.precision,
             "activation_checkpointing": case.checkpointing,
-            "global_batch_size": MICRO_BATCH * case.ranks,
+            "global_batch_size": MICRO_BATCH * case.ranks * case.micro_batches,
             "micro_batch_size": MICRO_BATCH,
-            "accumulation_steps": 1,
+            "accumulation_steps": case.micro_batches,
         }
     )
     run = run.model_copy(update={"step": Step.TRAIN, "gang": gang, "training": training})
@@ -275,6 +278,7 @@ def estimated(case: Case, run: Run, folder: Path, facts: ModelFacts) -> int:
             precision=case.precision,
             micro_batch_size=MICRO_BATCH,
             sequence_length=LENGTH if facts.image is None else 1,
+            accumulation_steps=case.micro_batches,
             activation_checkpointing=case.checkpointing,
             offload=Offload.NONE,
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,3 +156,30 @@ def test_with_zero_3_frozen_linear_layers_keep_what_they_read(
     )
     assert apart < gathered
     assert kept <= gathered <= 1.4 * kept
+
+
+class Chain(torch.nn.Module):
+    """Three layers of 262,144 weights each, which ZeRO 3 shards, and a small one after them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large = torch.nn.ModuleList([torch.nn.Linear(512, 512) for _ in range(3)])
+        self.head = torch.nn.Linear(512, 2)
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        for layer in self.large:
+            inputs = layer(inputs).relu()
+        return SimpleNamespace(logits=self.head(inputs))
+
+
+def test_up_to_the_last_large_weight_there_are_outputs_of_the_layers_before_it() -> None:
+    # Of the first what its activation kept, of the second also what that activation read.
+    with torch.device("meta"):
+        model = Chain()
+    floats = Traced(model=model, inputs=lambda rows: {"inputs": torch.ones(rows, 512)}, tokens=1)
+    found = trace_step(floats, element=4, recomputed=False).last_gathered
+    assert found == Moment(row_bytes=3 * 512 * 4, fixed_bytes=0, exchanging=False)
+
+
+def test_of_a_model_of_small_weights_nothing_is_gathered() -> None:
+    assert trace_step(traced(a_bert), element=4, recomputed=False).last_gathered is None

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_api import footprint
-from finetune_api.datareport import ModelFacts
+from finetune_api.datareport import ModelFacts, Moment
 from finetune_api.footprint import Shape, memory_per_rank
 from finetune_api.training import Offload, Precision
 
@@ -152,6 +152,23 @@ def test_gradients_of_earlier_micro_batches_stay(stage: int, kept: int) -> None:
 def test_stage_3_gathers_no_more_than_deepspeeds_bound() -> None:
     many = traced((10**12, 0, False), parameters=8 * 10**9, trainable_parameters=8 * 10**9)
     assert memory_per_rank(many, shape(3, 4)).gathered == 2 * 10**9
+
+
+def test_what_is_kept_until_the_last_weight_is_used_stands_beside_stage_3s_two_copies() -> None:
+    # Four rows of 30 kB, and all weights twice, 20 kB each: more than the passes' 100 kB.
+    model = traced((25_000, 0, False))
+    assert model.trace is not None
+    late = Moment(row_bytes=30_000, fixed_bytes=8, exchanging=False)
+    trace = model.trace.model_copy(update={"last_gathered": late})
+    found = memory_per_rank(model.model_copy(update={"trace": trace}), shape(3, 4))
+    assert (found.activations, found.gathered, found.scratch) == (120_008, 20_000, 20_000)
+
+
+def test_an_untraced_model_keeps_all_its_activations_until_its_last_weight() -> None:
+    model = facts()
+    found = memory_per_rank(model, shape(3, 4))
+    assert found.scratch == found.gathered == 20_000
+    assert found.activations == 4 * footprint._activations_per_row(model, shape(3, 4))
 
 
 MANY = 1_000

@@ -27,6 +27,8 @@ from finetune_api.datareport import Moment, StepTrace
 _DTYPES = {2: torch.bfloat16, 4: torch.float32}
 # More than one, for batch normalization; and a batch of one is never copied to be contiguous.
 _FEW, _MORE = 2, 4
+# DeepSpeed 0.19's stage3_param_persistence_threshold: weights up to that size stay whole.
+_WHOLE_ELEMENTS = 100_000
 _BATCHES_OF_NOTE = [2.0**power for power in range(-6, 13)]
 
 
@@ -68,9 +70,9 @@ def trace_step(traced: Traced, *, element: int, recomputed: bool) -> StepTrace:
         Of many kinds, where the model's way depends on values that fake tensors don't have.
     """
     few, more = (_watched(traced, rows, element, recomputed=recomputed) for rows in (_FEW, _MORE))
-    if len(few) != len(more):
+    if len(few.totals) != len(more.totals):
         raise NotImplementedError("the model's operations depend on the number of rows")
-    timeline = [_moment(one, other) for one, other in zip(few, more, strict=True)]
+    timeline = [_moment(one, other) for one, other in zip(few.totals, more.totals, strict=True)]
     before = [moment for moment in timeline if not moment.exchanging]
     after = [moment for moment in timeline if moment.exchanging]
     return StepTrace(
@@ -78,6 +80,7 @@ def trace_step(traced: Traced, *, element: int, recomputed: bool) -> StepTrace:
         recomputed=recomputed,
         tokens=traced.tokens,
         moments=(*_highest(before), *_highest(after)),
+        last_gathered=None if few.last_large is None else timeline[few.last_large],
     )
 
 
@@ -111,7 +114,7 @@ def _highest(timeline: Sequence[Moment]) -> Iterator[Moment]:
         yield timeline[at]
 
 
-def _watched(traced: Traced, rows: int, element: int, *, recomputed: bool) -> list[_Total]:
+def _watched(traced: Traced, rows: int, element: int, *, recomputed: bool) -> "_Alive":
     """Bytes alive after each operation of a step of so many rows, without the weights'."""
     model = deepcopy(traced.model)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -132,7 +135,7 @@ def _watched(traced: Traced, rows: int, element: int, *, recomputed: bool) -> li
         with _as_computed(traced), alive:
             loss = _loss(model(**inputs, **traced.call).logits, per_token=traced.per_token)
             torch.autograd.backward(loss)
-    return alive.totals
+    return alive
 
 
 def _make_fake(model: torch.nn.Module, dtype: torch.dtype) -> None:
@@ -164,10 +167,16 @@ def _loss(logits: torch.Tensor, *, per_token: bool) -> torch.Tensor:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # publishes no types
-    """Adds up what is alive after each operation; a view counts as what it is a view of, once."""
+    """Adds up what is alive after each operation; a view counts as what it is a view of, once.
+
+    ``totals`` has it by operation. ``last_large`` is the operation before the one that is the first
+    to use the last of the weights that ZeRO 3 would shard; None where there are none.
+    """
 
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # likewise
+        self.last_large: int | None = None
+        self._unused = {_key(one) for one in model.parameters() if one.numel() > _WHOLE_ELEMENTS}
         self._known = {_key(one) for one in (*model.parameters(), *model.buffers())}
         self._now = 0
         self._exchanging = False
@@ -180,6 +189,10 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]  # publishes n
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:  # as torch calls it
+        for taken in tree_leaves((args, kwargs)):
+            if isinstance(taken, torch.Tensor) and _key(taken) in self._unused:
+                self._unused.remove(_key(taken))
+                self.last_large = max(0, len(self.totals) - 1)
         result = func(*args, **(kwargs or {}))
         for made in tree_leaves(result):
             if isinstance(made, torch.Tensor) and _key(made) not in self._known:
