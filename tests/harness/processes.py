@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SERVER_PORTS = range(20_000, 32_000)
 # Guards against a hang alone: a shared machine may be slow, and that fails no test.
 READY_WITHIN_SECONDS = 180
+PATIENCE_SECONDS = 1200
 STOP_WITHIN_SECONDS = 30
 PR_SET_PDEATHSIG = 1
 _given: set[int] = set()

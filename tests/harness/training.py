@@ -26,11 +26,8 @@ from finetune_api.report import Progress, Step, Termination
 from finetune_api.run import LAYOUT, Env
 from finetune_api.tasks import Task
 from finetune_trainer.training.manifest import Manifest, read_manifest
-from harness.processes import end_with_parent, free_port
+from harness.processes import PATIENCE_SECONDS, end_with_parent, free_port
 from harness.trainer import a_run, an_environment
-
-# Guards against a hang alone: a shared machine may be slow, and that fails no test.
-PATIENCE_SECONDS = 3600
 
 
 @dataclass(frozen=True)

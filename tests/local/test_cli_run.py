@@ -32,11 +32,10 @@ from finetune_api.times import milliseconds_between, parse_time
 from finetune_operator.local import gang, podfiles, processes
 from finetune_operator.local.podfiles import Life, Pod
 from finetune_operator.local.workspace import Workspace
+from harness.processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="local runs need Linux")
 
-# Only keeps a broken test from hanging.
-PATIENCE_SECONDS = 3600
 PRICE_PER_HOUR = Decimal("0.36")
 # Longer than any machine takes to save; the budget below holds it back.
 GRACE_SECONDS = 600

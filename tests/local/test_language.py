@@ -29,10 +29,10 @@ from finetune_api.tasks import Baseline, Metric
 from finetune_operator.local.workspace import Workspace
 from harness.evaluation import recompute
 from harness.language import a_llama, chat_tokenizer, chats, saved
+from harness.processes import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="local runs need Linux")
 
-PATIENCE_SECONDS = 3600
 ROWS = {row["id"]: row["messages"] for row in chats(400)}
 ORIGIN = {
     name: None if place % 20 == 0 else ("north", "south")[place % 2]

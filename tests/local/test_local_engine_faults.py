@@ -30,9 +30,8 @@ from finetune_operator.local.podfiles import Launch, Life, Pod
 from finetune_operator.local.resume import open_state
 from finetune_operator.local.workspace import State, Workspace
 from harness import localrun
+from harness.processes import PATIENCE_SECONDS
 
-# Only keeps a broken test from hanging.
-PATIENCE_SECONDS = 600
 STEPS = 60
 
 

@@ -27,9 +27,7 @@ from finetune_operator.local import gang, podfiles, processes
 from finetune_operator.local.podfiles import Launch, Life, Pod
 from finetune_operator.local.supervisor import RUN_ENDED
 from finetune_operator.local.views import SUPERVISOR_LOST, Orphans, view
-
-# Only keeps a broken test from hanging; a grace of as much is one that nothing runs out of.
-PATIENCE_SECONDS = 600
+from harness.processes import PATIENCE_SECONDS
 
 FACTS = EngineFacts(
     device="cpu",

@@ -21,11 +21,8 @@ import pytest
 from finetune_api.report import ExitCode, FailureClass, Step, Termination
 from finetune_api.run import LAYOUT, Env
 from harness.evaluation import OUT_OF_REACH, Job, a_prepared_job
-from harness.processes import end_with_parent, free_port
+from harness.processes import PATIENCE_SECONDS, end_with_parent, free_port
 from harness.trainer import a_run, an_environment
-
-PATIENCE_SECONDS = 600
-"""Only keeps a broken test from hanging; a report that is offered for so long is acknowledged."""
 
 
 @dataclass

@@ -20,8 +20,8 @@ from finetune_trainer.reporting.events import Event, Working
 from finetune_trainer.reporting.progress import ProgressLog
 from finetune_trainer.training.manifest import complete_checkpoints
 from finetune_trainer.training.signs import SignsOfWork
-from harness.processes import free_port
-from harness.training import PATIENCE_SECONDS, Job, pods, train_to_end
+from harness.processes import PATIENCE_SECONDS, free_port
+from harness.training import Job, pods, train_to_end
 
 # So many steps to an epoch, at whose end it is saved, that a rank which is halted soon after a save
 # is amid steps.
