@@ -48,6 +48,8 @@ class GangStep:
 def advance(situation: Situation, finding: Finding | None) -> GangStep:
     """Take the next step with the running attempt, or towards the next one."""
     attempt = situation.running
+    if attempt is not None and attempt.state == "Stopping":
+        return _go_on_stopping(situation, attempt)
     if attempt is not None:
         return _with_running(situation, attempt, finding)
     if finding is not None:
@@ -80,13 +82,6 @@ def _with_running(
 def _stop(
     situation: Situation, attempt: AttemptStatus, pods: tuple[PodView, ...], finding: Finding
 ) -> GangStep:
-    grace = situation.observed.job.spec.policy.grace_period_seconds
-    stop = StopGang(
-        step=attempt.step, attempt=attempt.number, grace_seconds=grace, reason=finding.message
-    )
-    actions = (stop,) if any(pod.live and not pod.stopping for pod in pods) else ()
-    if attempt.state == "Stopping":
-        return GangStep(status=situation.status, actions=actions, busy=True)
     row = attempt.model_copy(
         update={
             "state": "Stopping",
@@ -97,8 +92,35 @@ def _stop(
     )
     event = Event(kind="Normal", reason="Stopping", message=finding.message)
     return GangStep(
-        status=_with_row(situation.status, row), actions=actions, events=(event,), busy=True
+        status=_with_row(situation.status, row),
+        actions=_ask_to_end(situation, row, pods),
+        events=(event,),
+        busy=True,
     )
+
+
+def _go_on_stopping(situation: Situation, attempt: AttemptStatus) -> GangStep:
+    """Carry through a stop that was noted, whatever has become of what asked for it.
+
+    Between the note and the request itself anything may have died.
+    """
+    actions = _ask_to_end(situation, attempt, situation.pods_of(attempt.number))
+    return GangStep(status=situation.status, actions=actions, busy=True)
+
+
+def _ask_to_end(
+    situation: Situation, attempt: AttemptStatus, pods: tuple[PodView, ...]
+) -> tuple[StopGang, ...]:
+    if not any(pod.live and not pod.stopping for pod in pods):
+        return ()
+    grace = situation.observed.job.spec.policy.grace_period_seconds
+    stop = StopGang(
+        step=attempt.step,
+        attempt=attempt.number,
+        grace_seconds=grace,
+        reason=attempt.message or "",
+    )
+    return (stop,)
 
 
 def _persisted(situation: Situation, attempt: AttemptStatus) -> bool:

@@ -84,8 +84,13 @@ def _situation(observed: Observed, status: JobStatus, now: datetime) -> Situatio
 
 
 def _first_finding(situation: Situation) -> Finding | None:
-    found = (policy(situation) for policy in POLICIES)
-    return next((finding for finding in found if finding is not None), None)
+    answers = (policy(situation) for policy in POLICIES)
+    found = (finding for finding in answers if finding is not None)
+    first = next(found, None)
+    if first is None or first.verdict is not Verdict.HOLD or situation.running is None:
+        return first
+    # What holds back a start must not hide what stops a gang: a limit, a wish, a rank's death.
+    return next((finding for finding in found if finding.verdict is not Verdict.HOLD), first)
 
 
 def _may_be_admitted(situation: Situation, finding: Finding | None) -> bool:

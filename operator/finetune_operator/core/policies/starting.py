@@ -12,15 +12,16 @@ _IMAGE_WORDS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImag
 def starting(situation: Situation) -> Finding | None:
     """End an attempt whose pods don't all run within ``policy.startTimeoutSeconds``.
 
-    Counted from the release of its last pod; a pod that holds a device while another waits for
-    one costs, and two gangs that wait for each other would wait for ever.
+    Counted from the newest release of a pod, whether or not the others could be let go too; a pod
+    that holds a device while another waits for one costs, and two gangs that wait for each other
+    would wait for ever.
     """
     attempt = situation.running
     if attempt is None or attempt.state != "Starting":
         return None
     pods = situation.pods_of(attempt.number)
     released = [pod.released_at for pod in pods if pod.released_at is not None]
-    if not pods or len(released) < len(pods):
+    if not released:
         return None
     limit = situation.observed.job.spec.policy.start_timeout_seconds
     if situation.now - max(released) < timedelta(seconds=limit):
