@@ -1,4 +1,4 @@
-"""What is to stop stops, whatever else is wrong: a missing price, a crash, a gang let go in part."""
+"""What is to stop stops, whatever is wrong beside it: a price, a crash, a gang let go in part."""
 
 import pytest
 

@@ -9,6 +9,8 @@ twice.
 from dataclasses import dataclass
 from datetime import datetime
 
+from finetune_api.ratecard import RateCard
+from finetune_api.report import Step
 from finetune_api.status import AttemptStatus, JobStatus
 from finetune_api.usage import JobReference, UsageRecord
 from finetune_operator.core.decision import (
@@ -22,6 +24,7 @@ from finetune_operator.core.observed import Observed
 from finetune_operator.core.settle import kept_share
 from finetune_operator.core.situation import marks_of
 from finetune_operator.cost.ledger import device_seconds, lost_device_seconds
+from finetune_operator.cost.rates import find_rate
 from finetune_operator.cost.records import (
     correct,
     latest,
@@ -46,6 +49,7 @@ def keep_books(observed: Observed, status: JobStatus, now: datetime) -> Books:
     stored = {record.spec.attempt: record for record in latest(observed.records)}
     rows = {row.number: row for row in status.attempts}
     numbers = sorted({*rows, *(record.spec.attempt for record in observed.records)})
+    cards = _cards(observed, now)
     records: list[UsageRecord] = []
     actions: list[Action] = []
     for number in numbers:
@@ -53,7 +57,7 @@ def keep_books(observed: Observed, status: JobStatus, now: datetime) -> Books:
         before = stored.get(number)
         if before is None and row is None:
             continue
-        after = _metered(observed, status, row, before, number, now)
+        after = _metered(observed, cards, status, row, before, number, now)
         records.append(after)
         if before is not None and says_more(before, after):
             actions.append(WriteRecord(record=after))
@@ -64,6 +68,7 @@ def keep_books(observed: Observed, status: JobStatus, now: datetime) -> Books:
 
 def _metered(
     observed: Observed,
+    cards: tuple[RateCard, ...],
     status: JobStatus,
     row: AttemptStatus | None,
     before: UsageRecord | None,
@@ -78,7 +83,6 @@ def _metered(
     record = before
     pods = tuple(pod for pod in observed.pods if pod.attempt == number)
     stall = observed.job.spec.policy.stall_timeout_seconds
-    cards = observed.rate_cards
     if record.spec.sealed:
         record = correct(record, pods, cards, now, stall_seconds=stall)
     elif row is not None:
@@ -136,12 +140,29 @@ def with_use(status: JobStatus, records: tuple[UsageRecord, ...]) -> JobStatus:
     return status.model_copy(update={"attempts": attempts})
 
 
-def currency_of(observed: Observed, records: tuple[UsageRecord, ...]) -> str:
-    """The currency that the job is counted in: of what was priced, of the rates, of the limit."""
+def currency_of(observed: Observed, records: tuple[UsageRecord, ...], now: datetime) -> str:
+    """The one currency that the job is counted in: of what was priced, else of what will be.
+
+    Where neither is known, of any rate card, or of the limit.
+    """
     for record in records:
         for entry in record.spec.entries:
             if entry.rate is not None:
                 return entry.rate.currency
+    coming = (observed.engine.placements.get(step) for step in Step)
+    for placement in (*coming, *(pod.placement for pod in observed.pods)):
+        rate = find_rate(observed.rate_cards, placement, now) if placement is not None else None
+        if rate is not None:
+            return rate.currency
     for card in observed.rate_cards:
         return card.spec.currency
     return observed.job.spec.budget.currency
+
+
+def _cards(observed: Observed, now: datetime) -> tuple[RateCard, ...]:
+    """The rate cards that price the job's use: what can't be added up is no price of it.
+
+    Should another currency come into effect while a gang runs, the price that it has goes on.
+    """
+    currency = currency_of(observed, observed.records, now)
+    return tuple(card for card in observed.rate_cards if card.spec.currency == currency)

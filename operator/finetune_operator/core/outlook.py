@@ -51,7 +51,7 @@ def with_cost(
     """The status with what was used so far, and what it will come to if all of it has a price."""
     if not records:
         return status
-    currency = currency_of(observed, records)
+    currency = currency_of(observed, records, now)
     sums = totals(records, currency, now)
     if sums.unpriced_milliseconds:
         return status.model_copy(update={"cost": cost_status(sums)})

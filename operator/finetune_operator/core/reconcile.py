@@ -79,7 +79,7 @@ def _situation(observed: Observed, status: JobStatus, now: datetime) -> Situatio
         now=now,
         status=status,
         records=records,
-        totals=totals(records, currency_of(observed, records), now),
+        totals=totals(records, currency_of(observed, records, now), now),
     )
 
 
