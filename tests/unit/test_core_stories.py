@@ -188,6 +188,20 @@ async def test_preemption_is_not_charged() -> None:
     assert [row.reason for row in world.status.attempts].count("Preempted") == 2
 
 
+async def test_what_an_attempt_lost_is_told_also_when_the_status_shows_it_no_more() -> None:
+    first = Fault(2, worker=1, after_seconds=30, disrupted="PreemptionByScheduler")
+    early = tuple(
+        Fault(n, worker=0, after_seconds=4, disrupted="PreemptionByScheduler") for n in range(3, 14)
+    )
+    world = World(job=a_job(), faults=(first, *early))
+    await drive(world)
+    assert world.status is not None
+    assert world.status.phase is Phase.COMPLETE
+    assert world.status.attempts[0].number > 2
+    assert all(record.spec.lost_settled for record in world.records.values())
+    assert class_milliseconds(world, TimeClass.LOST) > 0
+
+
 async def test_out_of_device_memory_halves_the_micro_batch_and_keeps_the_global_one() -> None:
     oom = Fault(2, worker=0, after_seconds=9, exit_code=71, failure=FailureClass.DEVICE_OOM)
     world = World(job=a_job(), faults=(oom,))

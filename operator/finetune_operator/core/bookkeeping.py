@@ -91,11 +91,17 @@ def _metered(
         record = meter(record, pods, marks, cards, now, split_digest=split, stall_seconds=stall)
         if row.state == "Ended":
             record = seal(record, pods, marks, cards, now, stall_seconds=stall)
-    if record.spec.sealed and not record.spec.lost_settled and row is not None:
-        kept = kept_share(row, status)
+    if record.spec.sealed and not record.spec.lost_settled:
+        kept = kept_share(row or _row_of(record), status)
         if kept is not None:
             record = settle_lost(record, kept)
     return record
+
+
+def _row_of(record: UsageRecord) -> AttemptStatus:
+    """The row of an attempt that has ended and is none of the newest, which the status shows."""
+    spec = record.spec
+    return AttemptStatus(number=spec.attempt, step=spec.step, state="Ended", marks=spec.marks)
 
 
 def _let_go(observed: Observed, record: UsageRecord) -> tuple[Action, ...]:
