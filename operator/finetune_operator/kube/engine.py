@@ -26,6 +26,7 @@ from finetune_operator.kube import look, pods, records, release, reports
 from finetune_operator.kube.claims import claim_problems, made_claim_problems
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import AlreadyExistsError
+from finetune_operator.kube.gangpods import gang_pods
 from finetune_operator.kube.manifests.claim import workspace_claim
 from finetune_operator.kube.manifests.gang import gang_job
 from finetune_operator.kube.manifests.network import headless_service, network_policy
@@ -184,19 +185,19 @@ class KubeEngine:
         listing = await self._client.list(
             PODS, job.metadata.namespace, label_selector=job_selector(job.metadata.uid)
         )
-        now = self._clock()
-        views = await look.views_of(cluster, listing.items, now, look.node_lost(job))
+        now, pods = self._clock(), gang_pods(listing.items)
+        views = await look.views_of(cluster, pods, now, look.node_lost(job))
         workers = job.status.resolved.workers if action.step is Step.TRAIN else 1
         release.check(action, views, workers)
         if action.deadline_seconds is not None:
             await self._limit(action, now)
         if not takes_turns(job, action.step):
-            await self._let_go(action, listing.items)
+            await self._let_go(action, pods)
             return
         async with cluster.placing:
             if other := ahead(cluster, job, action.step, self._clock()):
                 raise release.NotReleasedError(f"{other} is placed first")
-            await self._let_go(action, listing.items)
+            await self._let_go(action, pods)
 
     async def _let_go(self, action: ReleaseGang, listed: Sequence[Json]) -> None:
         namespace, now = self.job.metadata.namespace, self._clock()

@@ -19,6 +19,7 @@ from finetune_operator.cost.pods import PodView
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import NotFoundError
+from finetune_operator.kube.gangpods import gang_pods
 from finetune_operator.kube.manifests.volumes import workspace_claim_of
 from finetune_operator.kube.names import (
     ATTEMPT_ANNOTATION,
@@ -41,15 +42,14 @@ async def raw_pods(
     cluster: Cluster, job: FineTuneJob, records: Iterable[UsageRecord]
 ) -> tuple[Json, ...]:
     """The job's pods; from the API server where much depends on it."""
-    cache, uid = cluster.caches.pods, job.metadata.uid
-    known = cache.by_label(JOB_UID_LABEL, uid)
+    cache, uid, namespace = cluster.caches.pods, job.metadata.uid, job.metadata.namespace
+    known = gang_pods(cache.by_label(JOB_UID_LABEL, uid), namespace)
     if not _must_be_sure(job, known, records):
         return known
-    namespace = job.metadata.namespace
     listing = await cluster.client.list(PODS, namespace, label_selector=job_selector(uid))
     for pod in listing.items:
         cache.put(pod)
-    return tuple(listing.items)
+    return gang_pods(listing.items)
 
 
 def _must_be_sure(job: FineTuneJob, known: Sequence[Json], records: Iterable[UsageRecord]) -> bool:

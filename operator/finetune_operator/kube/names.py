@@ -22,6 +22,9 @@ ATTEMPT_ANNOTATION = f"{GROUP}/attempt"
 
 RELEASED_AT_ANNOTATION = f"{GROUP}/released-at"
 """When a pod's gate was removed; stamped with it."""
+INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+"""Number of a pod's worker; set by Kubernetes' Job controller."""
+
 RUN_DIGEST_ANNOTATION = f"{GROUP}/run-digest"
 """On a pod: digest of the run that it was made for."""
 FAKE_GPUS_ANNOTATION = f"{GROUP}/fake-gpus"

@@ -10,9 +10,10 @@ from datetime import datetime
 
 from finetune_api.usage import JobReference, UsageRecord
 from finetune_operator.cost.orphans import close_books
-from finetune_operator.cost.records import JOB_UID_LABEL, latest
+from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import ApiError, NotFoundError
+from finetune_operator.kube.gangpods import gang_pods
 from finetune_operator.kube.look import views_of
 from finetune_operator.kube.names import JOB_NAME_LABEL, POD_FINALIZER
 from finetune_operator.kube.pods import let_go, stop
@@ -31,19 +32,42 @@ async def sweep(cluster: Cluster, now: datetime) -> None:
         try:
             if await _is_gone(cluster, job):
                 await _close(cluster, job, now)
-        except ApiError as error:
+        except (ApiError, ValueError) as error:
+            # One job's records may be of another version, or contradict each other.
             _log.warning("use of %s/%s, which is gone: %s", job.namespace, job.name, error)
 
 
 def _owed(cluster: Cluster) -> Iterator[JobReference]:
     """Jobs that something is still owed to: a pod with our finalizer, or an unfinished record."""
     watched = cluster.settings.watch_namespaces
-    for pod in cluster.caches.pods.items():
+    for pod in gang_pods(cluster.caches.pods.items()):
         if POD_FINALIZER in pod["metadata"].get("finalizers", []):
             yield _owner(pod)
-    for record in latest(_records(cluster.caches.records.items())):
-        if not record.spec.lost_settled and (not watched or record.spec.job.namespace in watched):
-            yield record.spec.job
+    for job in _unsettled(cluster.caches.records.items()):
+        if not watched or job.namespace in watched:
+            yield job
+
+
+def _unsettled(records: Iterable[Json]) -> Iterator[JobReference]:
+    """Jobs of records that aren't final; one of another version than this operator says nothing.
+
+    No more is read of them than that: there are thousands, and each asked for again every time.
+    """
+    newest: dict[tuple[str, int], Json] = {}
+    for record in records:
+        spec = record["spec"]
+        if {"job", "attempt"} <= spec.keys():
+            key = (spec["job"]["uid"], spec["attempt"])
+            if _revision(spec) >= _revision(newest.get(key, {})):
+                newest[key] = spec
+    for spec in newest.values():
+        if not spec.get("lostSettled"):
+            yield JobReference.model_validate(spec["job"], extra="ignore")
+
+
+def _revision(spec: Json) -> int:
+    revision: int = spec.get("revision", 0)
+    return revision
 
 
 def _owner(pod: Json) -> JobReference:
@@ -73,7 +97,7 @@ async def _is_gone(cluster: Cluster, job: JobReference) -> bool:
 
 async def _close(cluster: Cluster, job: JobReference, now: datetime) -> None:
     caches = cluster.caches
-    pods = caches.pods.by_label(JOB_UID_LABEL, job.uid)
+    pods = gang_pods(caches.pods.by_label(JOB_UID_LABEL, job.uid), job.namespace)
     records = tuple(_records(caches.records.by_label(JOB_UID_LABEL, job.uid)))
     views = await views_of(cluster, pods, now)
     cards = tuple(cluster.rate_cards())

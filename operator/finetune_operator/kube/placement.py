@@ -45,7 +45,7 @@ def placement_of(pod: Json, node: Json | None) -> Placement:
     """Where a bound pod is. A node that is gone leaves only what the pod itself says."""
     resources = _requests(pod)
     labels = _labels(node)
-    gpus = int(resources.get(GPU_RESOURCE, 0))
+    gpus = int(quantity(resources.get(GPU_RESOURCE, "0")))
     wanted = pod["spec"].get("nodeSelector", {}).get(GPU_PRODUCT_LABEL)
     return Placement(
         node=pod["spec"]["nodeName"],

@@ -14,6 +14,7 @@ from finetune_api.report import Step
 from finetune_api.times import parse_time
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cluster import Cluster
+from finetune_operator.kube.gangpods import gang_pods
 from finetune_operator.kube.names import (
     GATE,
     GPU_PRODUCT_LABEL,
@@ -47,7 +48,7 @@ def ahead(cluster: Cluster, job: FineTuneJob, step: Step, now: datetime) -> str 
 
 def _being_placed(cluster: Cluster, now: datetime) -> Iterator[Json]:
     """Pods with accelerators that were let go a moment ago and have no node yet."""
-    for pod in cluster.caches.pods.items():
+    for pod in gang_pods(cluster.caches.pods.items()):
         metadata, spec = pod["metadata"], pod["spec"]
         if spec.get("nodeName") or "deletionTimestamp" in metadata or not _has_gpus(spec):
             continue

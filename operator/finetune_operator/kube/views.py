@@ -18,6 +18,7 @@ from finetune_operator.kube.names import (
     ATTEMPT_ANNOTATION,
     ATTEMPT_LABEL,
     GATE,
+    INDEX_ANNOTATION,
     POD_FINALIZER,
     RELEASED_AT_ANNOTATION,
     RUN_DIGEST_ANNOTATION,
@@ -28,7 +29,6 @@ from finetune_operator.kube.nodes import NodeLife, life_of
 from finetune_operator.kube.placement import placement_of
 from finetune_operator.kube.resources import Json
 
-_INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _LAST_WORDS = 2000
 _UNKNOWN_END = "ContainerStatusUnknown"
 """The kubelet came back and found the container gone: its exit code is made up."""
@@ -69,7 +69,7 @@ def pod_view(pod: Json, node: Json | None, now: datetime, node_lost: timedelta) 
     end = _end(pod, bound_at, life, now, node_lost)
     step = Step(labels[STEP_LABEL])
     attempt = int(annotations.get(ATTEMPT_ANNOTATION) or labels[ATTEMPT_LABEL])
-    worker = int(annotations[_INDEX_ANNOTATION])
+    worker = int(annotations[INDEX_ANNOTATION])
     message = str(terminated.get("message") or "")
     termination = _termination(message, step, attempt, worker)
     unknown = terminated.get("reason") == _UNKNOWN_END

@@ -13,6 +13,7 @@ from finetune_operator.kube.manifests.settings import TrainerSettings
 from finetune_operator.kube.manifests.volumes import CLAIMS, RUN_FOLDER, SCRATCH, WORKSPACE
 from finetune_operator.kube.names import (
     ATTEMPT_ANNOTATION,
+    INDEX_ANNOTATION,
     RENDEZVOUS_PORT,
     RUN_KEY,
     TRAINER_PORT,
@@ -22,7 +23,6 @@ from finetune_operator.kube.names import (
 from finetune_operator.kube.placement import quantity
 
 TERMINATION_LOG = "/dev/termination-log"
-_INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 
 
 def environment(job: FineTuneJob, action: CreateGang, trainer: TrainerSettings) -> list[Manifest]:
@@ -54,7 +54,7 @@ def environment(job: FineTuneJob, action: CreateGang, trainer: TrainerSettings) 
         fixed[Env.FAKE_GPUS] = "true"
     told: dict[str, str] = {
         Env.ATTEMPT: f"metadata.annotations['{ATTEMPT_ANNOTATION}']",
-        Env.WORKER: f"metadata.annotations['{_INDEX_ANNOTATION}']",
+        Env.WORKER: f"metadata.annotations['{INDEX_ANNOTATION}']",
         Env.POD_UID: "metadata.uid",
     }
     return [
