@@ -13,7 +13,6 @@ from pydantic import Field, StringConstraints
 
 from finetune_api.markers import Contract, Digest, Label, ShortText, Text, Timestamp
 
-REPORT_VERSION = 1
 TERMINATION_LIMIT_BYTES = 4096
 """The kubelet keeps only the tail of a longer message, and JSON would lose its head."""
 

@@ -45,7 +45,6 @@ class Asked:
     at: datetime
     """When it came in."""
     path: str
-    user_agent: str
 
 
 def write_audit_policy(folder: Path) -> Path:
@@ -78,7 +77,6 @@ def read_event(event: dict[str, Any]) -> Asked:
         code=event.get("responseStatus", {}).get("code", 0),
         at=parse_time(event["requestReceivedTimestamp"]),
         path=event["requestURI"],
-        user_agent=event.get("userAgent", ""),
     )
 
 

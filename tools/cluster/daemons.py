@@ -97,11 +97,6 @@ def is_running(name: str) -> bool:
     return _file(name).exists() and _identity(_pid(name)) == _file(name).read_text()
 
 
-def pid_of(name: str) -> int | None:
-    """Return the process id of a daemon that runs."""
-    return _pid(name) if is_running(name) else None
-
-
 def _wait_gone(name: str, seconds: float) -> None:
     give_up = time.monotonic() + seconds
     while is_running(name) and time.monotonic() < give_up:

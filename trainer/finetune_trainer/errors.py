@@ -38,13 +38,6 @@ class StorageError(TrainerError):
     failure_class = FailureClass.STORAGE
 
 
-class DeviceOutOfMemoryError(TrainerError):
-    """An accelerator's memory did not suffice."""
-
-    exit_code = ExitCode.DEVICE_OUT_OF_MEMORY
-    failure_class = FailureClass.DEVICE_OOM
-
-
 class NodeFaultError(TrainerError):
     """The machine does not have what the process was promised, such as a visible GPU."""
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Literal
 
 from finetune_api.datareport import PrepareReport
@@ -74,7 +73,6 @@ class Observed:
     rate_cards: tuple[RateCard, ...] = ()
     progress: Progress | None = None
     """The newest that rank 0 of the running attempt said."""
-    progress_at: datetime | None = None
     reports: tuple[StoredReport, ...] = field(default=())
     problems: tuple[Problem, ...] = ()
     """What the schema's rules found in the manifest, all of it."""

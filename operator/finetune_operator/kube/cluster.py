@@ -59,7 +59,7 @@ class Caches:
 class Memory:
     """What was asked for and need not be asked again, by job uid."""
 
-    progress: dict[str, tuple[Progress, datetime]] = field(default_factory=dict)
+    progress: dict[str, Progress] = field(default_factory=dict)
     reports: dict[str, dict[str, StoredReport]] = field(default_factory=dict)
     """By the report's digest."""
     created: dict[tuple[str, int], datetime] = field(default_factory=dict)

@@ -94,16 +94,14 @@ class KubeEngine:
         self._pods = await look.raw_pods(cluster, job, stored)
         views = await look.views_of(cluster, self._pods, now, look.node_lost(job))
         views += look.vanished_of(cluster, job, stored, views, now)
-        await self._listen(views, now)
-        progress = cluster.memory.progress.get(job.metadata.uid)
+        await self._listen(views)
         return Observed(
             job=job,
             engine=look.facts_of(cluster, job),
             pods=views,
             records=stored,
             rate_cards=tuple(cluster.rate_cards()),
-            progress=progress[0] if progress else None,
-            progress_at=progress[1] if progress else None,
+            progress=cluster.memory.progress.get(job.metadata.uid),
             reports=await reports.stored(cluster, job, views),
             problems=await self._problems(),
             blocked=await look.blocked(cluster, job, views, now),
@@ -259,7 +257,7 @@ class KubeEngine:
         status = self.job.status
         return status is not None and is_true(status.conditions, ConditionType.ADMITTED)
 
-    async def _listen(self, views: Sequence[PodView], now: datetime) -> None:
+    async def _listen(self, views: Sequence[PodView]) -> None:
         """Hear what live pods have to say: progress of a training, reports of the other steps."""
         addresses = {
             pod["metadata"]["uid"]: pod.get("status", {}).get("podIP") for pod in self._pods
@@ -274,7 +272,7 @@ class KubeEngine:
                 continue
             told = await pull_progress(address, view.uid, view.attempt)
             if told is not None:
-                self._cluster.memory.progress[self.job.metadata.uid] = (told, now)
+                self._cluster.memory.progress[self.job.metadata.uid] = told
 
 
 def _first_error(error: ValidationError) -> str:

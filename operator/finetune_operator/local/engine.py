@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_api.digests import spec_digest
@@ -73,7 +72,7 @@ class LocalEngine:
         self._trainer = tuple(trainer)
         self._records = workspace.read_records()
         self._orphans = Orphans()
-        self._progress: tuple[Progress, datetime] | None = None
+        self._progress: Progress | None = None
         self._reports: dict[ReportRef, StoredReport] = {}
 
     @property
@@ -105,8 +104,7 @@ class LocalEngine:
             pods=pods,
             records=tuple(self._records.values()),
             rate_cards=self._state.rate_cards,
-            progress=progress[0] if progress else None,
-            progress_at=progress[1] if progress else None,
+            progress=progress,
             reports=reports,
             interrupted=self.interrupted,
             smoke=self._state.smoke,
@@ -208,7 +206,7 @@ class LocalEngine:
                 self._reports[ref] = stored
                 yield stored
 
-    async def _pull_progress(self, pods: Sequence[PodView]) -> tuple[Progress, datetime] | None:
+    async def _pull_progress(self, pods: Sequence[PodView]) -> Progress | None:
         """The newest that rank 0 of the running training said; it need not be from this look."""
         trains = [pod for pod in pods if pod.step is Step.TRAIN and pod.worker == 0]
         for pod in trains:
@@ -220,9 +218,9 @@ class LocalEngine:
                 continue
             progress = await pull_progress(launch.environment[Env.LISTEN], pod.uid, pod.attempt)
             if progress is not None:
-                self._progress = progress, datetime.now(UTC)
+                self._progress = progress
         uids = {pod.uid for pod in trains}
-        if self._progress is not None and self._progress[0].pod_uid not in uids:
+        if self._progress is not None and self._progress.pod_uid not in uids:
             self._progress = None
         return self._progress
 

@@ -43,7 +43,6 @@ class Attempts:
     earlier: int
     begin: str
     end: str
-    any_lost: bool
 
 
 def attempts(facts: PageFacts) -> Attempts | None:
@@ -59,7 +58,6 @@ def attempts(facts: PageFacts) -> Attempts | None:
         earlier=max(0, rows[0].number - 1),
         begin=f"{begin:%H:%M:%S} UTC" if begin else figures.UNDEFINED,
         end=f"{end:%H:%M:%S} UTC" if end else figures.UNDEFINED,
-        any_lost=any(a.lost_device_seconds for a in rows),
     )
 
 
