@@ -42,7 +42,7 @@ _ALL: tuple[NotDone, ...] = (
         ),
     ),
     NotDone(
-        "reinforcement learning, and reward models for it",
+        "reinforcement learning (and reward models for it)",
         "task causal-lm on good answers is supervised fine-tuning, and task text-regression tells "
         "a score",
         (
@@ -60,7 +60,7 @@ _ALL: tuple[NotDone, ...] = (
         ),
     ),
     NotDone(
-        "other adapters than LoRA's",
+        "tuning with other adapters than LoRA's",
         "model.method lora",
         (
             *("dora", "use-dora", "adalora", "ia3", "loha", "lokr", "vera", "oft", "prefix-tuning"),
@@ -86,7 +86,7 @@ _ALL: tuple[NotDone, ...] = (
         ("object-detection", "image-segmentation", "semantic-segmentation"),
     ),
     NotDone(
-        "models of speech, and of images with text",
+        "tuning of models of speech, and of images with text",
         "tasks are of texts, of words in them, and of images alone",
         (
             *("automatic-speech-recognition", "audio-classification", "text-to-speech"),
@@ -94,7 +94,7 @@ _ALL: tuple[NotDone, ...] = (
         ),
     ),
     NotDone(
-        "filling in masked words, and marking answers in a text",
+        "filling in masked words (or marking answers in a text)",
         "task causal-lm learns from plain text, and task token-classification marks spans",
         ("fill-mask", "masked-lm", "mlm", "question-answering"),
     ),

@@ -33,7 +33,10 @@ def main(arguments: Sequence[str]) -> int:
     StorageError
         If the answers can't be written.
     """
-    parser = argparse.ArgumentParser(prog="finetune-trainer predict", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="finetune-trainer predict",
+        description="Run a finished model on rows: what `finetune predict` starts, and explains.",
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
