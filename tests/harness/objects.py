@@ -300,6 +300,15 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(bound="Upper")}),
     ),
     RuleExample(
+        "evaluation.gate: bound asks for an interval",
+        accepted=changed(
+            _LANGUAGE, {"spec.evaluation.gate": _gate_at_most(metric="loss", bound="Upper")}
+        ),
+        rejected=changed(
+            JOB, {"spec.evaluation.gate": _gate_at_most(metric="loss", bound="Upper")}
+        ),
+    ),
+    RuleExample(
         "evaluation.gate: group and maxShortfall go together",
         accepted=_grouped(),
         rejected=_grouped(maxShortfall=None, min=0.5),

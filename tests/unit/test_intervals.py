@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from finetune_api.evaluationreport import Interval
-from finetune_api.tasks import Baseline, Metric
+from finetune_api.tasks import WITHOUT_INTERVAL, Baseline, Metric
 from finetune_trainer.evaluation import metrics
 from finetune_trainer.evaluation.classification import RowOutputs, score
 from finetune_trainer.evaluation.intervals import (
@@ -177,6 +177,12 @@ def test_an_interval_holds_the_value_and_stays_in_range(seed: int, rows: int) ->
         assert one.low is not None
         assert one.high is not None
         assert 0 <= one.low <= one.value <= one.high <= 1
+
+
+def test_figures_of_probabilities_are_those_without_an_interval() -> None:
+    labels = np.arange(40) % 2
+    found = scored(labels, wrong_where(labels, np.arange(40) % 5 == 0), labels).metrics
+    assert tuple(name for name in found if found[name].low is None) == WITHOUT_INTERVAL
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:

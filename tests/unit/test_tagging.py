@@ -228,6 +228,7 @@ def test_a_faultless_tagger_is_not_certain() -> None:
         finding=one.finding,
     )
     metrics = score(perfect, 400, seed=1).metrics
+    assert {name for name in metrics if metrics[name].low is None} == {Metric.LOSS}
     for metric in (Metric.MICRO_F1, Metric.RECALL, Metric.TOKEN_ACCURACY):
         assert metrics[metric].value == metrics[metric].high == 1.0
         assert (metrics[metric].low or 1.0) < 1.0
