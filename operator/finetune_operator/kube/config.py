@@ -1,4 +1,4 @@
-"""Where the API server is, and how the operator proves who it is. Used by ``client`` alone.
+"""Where the API server is, and how the operator proves who it is. Used by ``client``.
 
 The kubernetes package's asyncio loaders read kubeconfigs and service accounts and run exec
 plugins. Its REST layer is left out: it answers with types whose decoding blocks the loop, follows

@@ -1,4 +1,4 @@
-"""The sources of rows of images, each with the files that its rows name. Used by ``prepare``."""
+"""The sources of rows of images, each with the files that its rows name. Used by ``reading``."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
 Memory is bounded.
 
-Used by ``prepare``. Whatever a file may hold ends as a row or as one ``DataError`` that says which
-file, which row, and what to do; never what stands in the row.
+Used by the prepare step. Whatever a file may hold ends as a row or as one ``DataError`` that says
+which file, which row, and what to do; never what stands in the row.
 """
 
 import csv

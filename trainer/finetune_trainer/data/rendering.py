@@ -1,6 +1,6 @@
 """Turns an example into token ids, each with its weight in the loss: only answers are learned.
 
-Used by ``language_sets`` for every row. A prompt is tokenized as it will be when the model is
+Used by ``language`` for every row. A prompt is tokenized as it will be when the model is
 asked: alone. So what a model learns begins exactly where it will have to begin.
 """
 

@@ -1,6 +1,7 @@
 """Fetches the files that a dataset's URIs name into the workspace, and digests their bytes.
 
-Used by ``prepare``. Everything later reads the copies, so that what was digested is what was read.
+Used by the prepare step. Everything later reads the copies, so that what was digested is what was
+read.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""Gives every row its role: train, select or test. Pure; used by ``prepare``.
+"""Gives every row its role: train, select or test. Pure; used by ``reading``.
 
 A unit is a group, or all rows with the same input. It gets its role from a seeded hash of itself
 alone, so that rows added later move nobody, and no input or group stands in two roles.

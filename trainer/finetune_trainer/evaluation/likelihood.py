@@ -1,7 +1,8 @@
 """How likely a language model finds the learned tokens of prepared rows: three sums of each row.
 
 Logits live for one batch only, and a batch is bounded by how many of them it makes: memory grows
-neither with the rows nor with the vocabulary. Used by ``evaluate`` for the model and for its base.
+neither with the rows nor with the vocabulary. Used by ``language_evidence``, for the
+model and for its base.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """The gang's process group: made before any library makes its own, left in order.
 
-Used by ``rank`` and by what ranks decide together.
+Used by ``session`` and by what ranks decide together.
 """
 
 from collections.abc import Callable, Iterator, Sequence
