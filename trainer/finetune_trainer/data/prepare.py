@@ -20,6 +20,7 @@ from finetune_api.tasks import Baseline, Task
 from finetune_trainer import hub
 from finetune_trainer.data.cleaning import Counts
 from finetune_trainer.data.encoding import Encoder
+from finetune_trainer.data.form import AnyForm
 from finetune_trainer.data.grouping import count_groups
 from finetune_trainer.data.language_counts import count_languages
 from finetune_trainer.data.prepared import inputs_digest, made_at, put_in_place, stored_report
@@ -38,6 +39,7 @@ from finetune_trainer.models.fit import require_same_labels
 from finetune_trainer.models.processors import check_processor, load_processor
 from finetune_trainer.models.publish import check_output
 from finetune_trainer.objectstore import require_credentials
+from finetune_trainer.tasks.form import TaskForm
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.class_weights import require_known
 
@@ -120,18 +122,7 @@ def _make(
         run.training,
     )
     encoder = form.encoder(processor, rows.classes, run.training.max_length)
-    target = row_form.measured([row.target for row in rows.roles.train])
-    data = _tokenize(rows, encoder, making)
-    groups = count_groups(rows.roles, run.evaluation.groups)
-    data = data.model_copy(update={"target": target, "groups": groups})
-    if row_form.holds_text:
-        texts = variety([row.words for row in rows.roles.train], rows.families)
-        languages = count_languages(rows.roles)
-        data = data.model_copy(update={"texts": texts, "languages": languages})
-    if form.images is not None:
-        images = form.images.describe(rows.roles.train, rows.families)
-        data = data.model_copy(update={"images": images, "tokens": None})
-        form.images.keep(rows.roles.test, made_at(making, LAYOUT.test))
+    data = _write_rows(run, form, row_form, rows, encoder, making)
     evidence = form.evidence()
     compared = evidence.fit_baselines(
         rows.roles.train,
@@ -143,7 +134,7 @@ def _make(
     )
     if compared.doubts is not None:
         compared.doubts.write(made_at(making, LAYOUT.suspects))
-        suspects = compared.doubts.report(named=target is None)
+        suspects = compared.doubts.report(named=data.target is None)
         data = data.model_copy(update={"suspects": suspects})
     report = PrepareReport(data=data, model=facts, labels=outputs, baselines=compared.fits)
     if evidence.probe is not None:
@@ -160,6 +151,30 @@ def _make(
         report.model_dump_json(by_alias=True, exclude_none=True, indent=2), encoding="utf-8"
     )
     return report, rows.sources
+
+
+def _write_rows(
+    run: Run,
+    form: TaskForm,
+    row_form: AnyForm,
+    rows: ReadRows,
+    encoder: Encoder[Any, Any],  # any task's
+    making: Path,
+) -> DataReport:
+    """Write the rows as the other steps read them, and describe them."""
+    target = row_form.measured([row.target for row in rows.roles.train])
+    data = _tokenize(rows, encoder, making)
+    groups = count_groups(rows.roles, run.evaluation.groups)
+    data = data.model_copy(update={"target": target, "groups": groups})
+    if row_form.holds_text:
+        texts = variety([row.words for row in rows.roles.train], rows.families)
+        languages = count_languages(rows.roles)
+        data = data.model_copy(update={"texts": texts, "languages": languages})
+    if form.images is not None:
+        images = form.images.describe(rows.roles.train, rows.families)
+        data = data.model_copy(update={"images": images, "tokens": None})
+        form.images.keep(rows.roles.test, made_at(making, LAYOUT.test))
+    return data
 
 
 def _with_probe(

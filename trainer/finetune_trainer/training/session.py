@@ -184,7 +184,6 @@ def _assemble(
     signs: SignsOfWork,
 ) -> tuple[FineTuneTrainer, Boundary]:
     training, place = run.training, gang.place
-    prepared = environment.workspace.path(LAYOUT.prepared)
     steps = total_steps(training, report.data.steps_count_in)
     form = FORMS[run.task]
     folder = model_folder(run, environment)
@@ -193,17 +192,8 @@ def _assemble(
         run.model.uri,
         multiple_of=1 if gang.device.type == "cpu" else _GPU_PADDING_MULTIPLE,
     )
-    train_rows = PreparedRows.load(prepared / "train", collation)
-    if len(train_rows) != report.data.steps_count_in:
-        raise DataError(
-            f"{prepared}: {len(train_rows)} examples to train on, the report says "
-            f"{report.data.steps_count_in}; run the prepare step again"
-        )
-    select_rows = PreparedRows.load(prepared / "select", collation)
-    if training.class_weights is not None:
-        weights = class_weights(training.class_weights, report.labels, train_rows.classes)
-        train_rows.weigh(weights)
-        select_rows.weigh(weights)
+    prepared = environment.workspace.path(LAYOUT.prepared)
+    train_rows, select_rows = _rows(prepared, collation, report, training)
     plan = _plan(run, train_rows, world_size=place.world_size)
     packed = _packed(training, train_rows, collation, plan, steps)
     load = partial(_load, run, folder, report, store, gang, steps)
@@ -251,6 +241,24 @@ def _assemble(
     boundary = Boundary(trainer, parts, resume)
     trainer.add_callback(boundary)
     return trainer, boundary
+
+
+def _rows(
+    prepared: Path, collation: Collation, report: PrepareReport, training: RunTraining
+) -> tuple[PreparedRows, PreparedRows]:
+    """The rows to train on and to select by, weighed alike where the run weighs classes."""
+    train_rows = PreparedRows.load(prepared / "train", collation)
+    if len(train_rows) != report.data.steps_count_in:
+        raise DataError(
+            f"{prepared}: {len(train_rows)} examples to train on, the report says "
+            f"{report.data.steps_count_in}; run the prepare step again"
+        )
+    select_rows = PreparedRows.load(prepared / "select", collation)
+    if training.class_weights is not None:
+        weights = class_weights(training.class_weights, report.labels, train_rows.classes)
+        train_rows.weigh(weights)
+        select_rows.weigh(weights)
+    return train_rows, select_rows
 
 
 def _load(
