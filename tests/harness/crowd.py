@@ -176,9 +176,7 @@ def children(installation: Installation) -> dict[str, Counter[str]]:
     return found
 
 
-def assert_alike(
-    installation: Installation, kubelet: SimulatedKubelet, crowd: Crowd, like: str
-) -> None:
+def assert_alike(installation: Installation, kubelet: SimulatedKubelet, like: str) -> None:
     """Every job has come to the same as one that nothing has happened to, at the same price."""
     wanted, counted = outcome(installation.raw(like)), children(installation)
     assert wanted["phase"] is Phase.COMPLETE

@@ -81,7 +81,7 @@ class Scene:
 
     def assert_all_as_undisturbed(self) -> None:
         """Every job has come to the same as the one that nothing has happened to."""
-        assert_alike(self.installation, self.kubelet, self.crowd, like="calm")
+        assert_alike(self.installation, self.kubelet, like="calm")
         self.assert_jobs_only_made()
 
     def assert_jobs_only_made(self) -> None:

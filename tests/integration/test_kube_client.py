@@ -277,10 +277,8 @@ async def test_a_json_patch_whose_test_fails_is_invalid_and_changes_nothing(
 async def test_what_breaks_a_rule_of_the_schema_is_invalid_with_the_rules_own_words(
     client: KubeClient, namespace: str
 ) -> None:
-    with pytest.raises(InvalidError, match="pvc://CLAIM/PATH") as caught:
+    with pytest.raises(InvalidError, match="pvc://CLAIM/PATH"):
         await client.create(FINETUNE_JOBS, job(namespace, **{"spec.model.uri": "s3://no/model"}))
-    assert caught.value.has_cause("FieldValueInvalid")
-    assert not caught.value.has_cause("NamespaceTerminating")
 
 
 async def test_without_a_right_to_it_a_request_is_forbidden(
@@ -298,9 +296,8 @@ async def test_nothing_can_be_made_in_a_namespace_that_ends_and_the_error_says_w
     body = changed(config_map(ending, "keeper"), {"metadata.finalizers": [FINALIZER]})
     await client.create(CONFIG_MAPS, body)
     cluster.request("DELETE", f"/api/v1/namespaces/{ending}")
-    with pytest.raises(ForbiddenError) as caught:
+    with pytest.raises(ForbiddenError, match="because it is being terminated"):
         await client.create(CONFIG_MAPS, config_map(ending))
-    assert caught.value.has_cause("NamespaceTerminating")
     await client.patch_merge(CONFIG_MAPS, "keeper", ending, {"metadata": {"finalizers": None}})
 
 

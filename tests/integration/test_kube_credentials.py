@@ -14,10 +14,13 @@ from kubernetes.aio.config import incluster_config
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.config import Connection, find_connection, kubeconfig_connection
 from finetune_operator.kube.errors import ForbiddenError, UnauthenticatedError, UnreachableError
-from finetune_operator.kube.resources import NAMESPACES, PODS
+from finetune_operator.kube.resources import PODS, Resource
 from harness.cluster import Cluster
 from harness.controlplane import HOST
 
+NAMESPACES = Resource(
+    group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False
+)
 # Prints the token that lies in a file, and notes that it was asked.
 PLUGIN = """
 echo asked >> "$1/asked"

@@ -117,7 +117,7 @@ def a_batch(task: Task, tokenizer: Any, pad: int) -> Batch:
     return {**batch, "weights": torch.ones(rows)}
 
 
-def a_report(model: PreTrainedModel, labels: tuple[str, ...], facts: Any) -> PrepareReport:
+def a_report(labels: tuple[str, ...], facts: Any) -> PrepareReport:
     data = DataReport(
         read_rows=3, kept_rows=3, train_rows=3, select_rows=0, test_rows=0, cleaning=(),
         classes=(), data_digest=A_DIGEST, split_digest=A_DIGEST,
@@ -149,7 +149,7 @@ def test_all_of_it_learns_and_an_adapter_is_merged_as_it_computed(
         assert isinstance(body, PreTrainedModel)
         features = pooled(batch, body(**model_inputs(batch)))
         assert features.shape == (len(TEXTS), facts.hidden_size)
-    row_loss = form.loss(model, a_report(model, labels, facts))
+    row_loss = form.loss(model, a_report(labels, facts))
 
     def losses(of: Any) -> torch.Tensor:
         return row_loss(of(**model_inputs(batch), **form.call), batch)

@@ -86,7 +86,6 @@ def test_a_pod_that_is_not_listed_ended_when_it_was_last_seen() -> None:
         finished_at=at(90),
         end_evidence=EndEvidence.POD_GONE,
         confirmed=False,
-        last_seen_at=at(90),
         kept=False,
     )
     (entry,) = metered(gone, now=500, before=record).spec.entries

@@ -57,10 +57,3 @@ def test_an_error_says_what_was_asked_and_what_was_answered_and_is_tried_again()
     assert str(error) == "update pods a/b: it changed (409 Conflict)"
     assert isinstance(error, EngineError)
     assert error.retry_after == 2.0
-
-
-def test_causes_are_read_from_the_details() -> None:
-    causes = [{"reason": "NamespaceTerminating", "message": "…"}]
-    error = error_of("create pods a/b", Refusal(status=403, details={"causes": causes}))
-    assert error.has_cause("NamespaceTerminating")
-    assert not error.has_cause("QuotaExceeded")

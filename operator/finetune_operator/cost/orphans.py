@@ -154,6 +154,5 @@ def _gone(step: Step, attempt: int, use: PodUse, seen: int | None) -> PodView:
         finished_at=moment_of(end.until),
         end_evidence=end.evidence,
         confirmed=end.confirmed,
-        last_seen_at=moment_of(end.until),
         kept=False,
     )

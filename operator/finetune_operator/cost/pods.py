@@ -59,8 +59,6 @@ class PodView:
     confirmed: bool = True
     silent: bool = False
     """Its node doesn't answer and may come back: then its end is told anew, or it goes on."""
-    last_seen_at: datetime | None = None
-    """Last proof of life, where the end is not known."""
     exit_code: int | None = None
     """Of the trainer's container; 128 + n after signal n."""
     ended_as: str | None = None

@@ -3,8 +3,7 @@
 All are ``EngineError``: whoever can't answer one gives its look up and tries again.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from finetune_operator.engine import EngineError
 
@@ -18,8 +17,6 @@ class Refusal:
     reason: str = ""
     """One CamelCase word of the API server, finer than the status; others give none."""
     message: str = ""
-    # The API server's own StatusDetails: causes differ by what was asked.
-    details: dict[str, Any] = field(default_factory=dict)
     retry_after: float | None = None
     """Seconds after which it asks to be asked again."""
 
@@ -41,12 +38,7 @@ class ApiError(EngineError):
         self.status = refusal.status
         self.reason = refusal.reason
         self.message = refusal.message
-        self.details = refusal.details
         self.retry_after = refusal.retry_after
-
-    def has_cause(self, reason: str) -> bool:
-        """Whether the details name such a cause, for example ``NamespaceTerminating``."""
-        return any(cause.get("reason") == reason for cause in self.details.get("causes") or ())
 
 
 class UnauthenticatedError(ApiError):

@@ -47,9 +47,6 @@ NETWORK_POLICIES = Resource(
 EVENTS = Resource(group="", version="v1", plural="events", kind="Event")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
 NODES = Resource(group="", version="v1", plural="nodes", kind="Node", namespaced=False)
-NAMESPACES = Resource(
-    group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False
-)
 
 
 def path(

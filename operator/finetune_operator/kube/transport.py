@@ -174,7 +174,6 @@ def _answer(request: Request, response: aiohttp.ClientResponse, content: bytes) 
             status=response.status,
             reason=told.get("reason", ""),
             message=told.get("message") or _shown(content) or response.reason or "",
-            details=details,
             retry_after=_seconds(after),
         ),
     )

@@ -89,7 +89,6 @@ def pod_view(pod: Json, node: Json | None, now: datetime, node_lost: timedelta) 
         end_evidence=end.evidence if end else None,
         confirmed=end.confirmed if end else life is None or life.ready,
         silent=end is not None and end.may_change,
-        last_seen_at=life.lost_at if life is not None else None,
         exit_code=None if unknown else terminated.get("exitCode"),
         ended_as=terminated.get("reason"),
         last_words=message[-_LAST_WORDS:] if termination is None else "",

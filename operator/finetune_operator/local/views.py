@@ -87,7 +87,7 @@ def view(folder: Path, orphans: Orphans) -> PodView:
         pod, replace(life, stopping=life.stopping or asked), released=life.bound_at is not None
     )
     if life.finished_at is None:
-        return replace(view_, last_seen_at=podfiles.last_seen(folder))
+        return view_
     return replace(
         view_,
         end_evidence=_evidence(life),
