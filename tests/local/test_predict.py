@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from transformers import (
 
 from finetune_api.report import ExitCode
 from finetune_trainer.__main__ import main
+from finetune_trainer.models.export import MANIFEST, ExportManifest
 from finetune_trainer.prediction import lines
+from finetune_trainer.training.manifest import digest_files
 from harness.language import a_llama, chat_tokenizer, llama_tokenizer, saved
 from harness.tagging import stories, write_jsonl
 from harness.tinymodel import sentences, tiny_tokenizer
@@ -192,6 +196,152 @@ def test_a_row_that_is_none_is_named_and_the_rest_goes_on(
     assert secret not in said.err + said.out + json.dumps(answers)
 
 
+A_CLASSIFIER = ("a", "b")
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """An exported model in `model`, and two rows in `rows.jsonl`."""
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "the film"}, {"text": "a story"}])
+    bert = a_bert(BertForSequenceClassification, A_CLASSIFIER, "single_label_classification")
+    return exported(tmp_path / "model", bert)
+
+
+def ended(model: Path, source: Path | str, target: Path | str, *options: str) -> int:
+    told = ["predict", str(model), "--input", str(source), "--output", str(target)]
+    return main([*told, *options])
+
+
+def test_rows_are_not_lost_to_the_answers(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    before = rows.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(rows)
+    for target in (rows, tmp_path / "link.jsonl"):
+        assert ended(classifier, rows, target) == ExitCode.USAGE
+        assert f"{target}: holds the rows that are asked" in capsys.readouterr().err
+        assert rows.read_bytes() == before
+
+
+def test_answers_take_the_place_of_no_device_pipe_or_link(classifier: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    assert ended(classifier, rows, pipe) == ExitCode.DONE
+    told, _ = reader.communicate(timeout=60)
+    assert pipe.is_fifo()
+    link.symlink_to(file)
+    assert ended(classifier, rows, link) == ExitCode.DONE
+    assert link.is_symlink()
+    assert file.read_bytes() == told
+    assert [json.loads(line)["line"] for line in told.splitlines()] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "words"),
+    [
+        ("folder", ExitCode.USAGE, "is a folder; name a file for the answers"),
+        ("nowhere/answers.jsonl", ExitCode.STORAGE, "no such folder; make it"),
+        ("rows.jsonl/answers.jsonl", ExitCode.STORAGE, "no such folder; make it"),
+    ],
+)
+def test_answers_without_a_place_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, code: int, words: str
+) -> None:
+    write_jsonl(tmp_path / "rows.jsonl", [{"text": "a"}])
+    (tmp_path / "folder").mkdir()
+    assert ended(tmp_path / "no-model", tmp_path / "rows.jsonl", tmp_path / name) == code
+    assert f"{tmp_path / name}: {words}" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "folder"}
+
+
+def test_answers_that_come_to_nothing_leave_nothing(
+    classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("finetune_trainer.prediction.command._answer_window", fail)
+    assert ended(classifier, tmp_path / "rows.jsonl", tmp_path / "out.jsonl") == ExitCode.STOPPED
+    assert {path.name for path in tmp_path.iterdir()} == {"rows.jsonl", "model"}
+
+
+def test_a_row_without_the_column_is_told_which_it_has(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    told = ended(classifier, rows, tmp_path / "out.jsonl", "--column", "txt")
+    assert told == ExitCode.DATA
+    said = capsys.readouterr().err
+    assert "line 1: no column 'txt' (--column); the columns are: text; did you mean 'text'?" in said
+
+
+def damaged(file: Path, at: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[at] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a bit of the weights": lambda model: damaged(model / "model.safetensors", -5),
+    "a bit of the names of weights": lambda model: damaged(model / "model.safetensors", 20),
+    "weights cut short": lambda model: os.truncate(model / "model.safetensors", 5000),
+    "no weights in the file": lambda model: os.truncate(model / "model.safetensors", 0),
+    "a bit of the manifest": lambda model: damaged(model / MANIFEST, 3),
+    "a file that is gone": lambda model: (model / "tokenizer_config.json").unlink(),
+    "other labels": lambda model: (model / "config.json").write_text(
+        (model / "config.json").read_text().replace('"a"', '"c"')
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_model_that_is_not_as_it_was_exported_is_not_asked(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    names = sorted(path.name for path in classifier.iterdir())
+    manifest = ExportManifest(files=tuple(digest_files(classifier, names)))
+    (classifier / MANIFEST).write_text(manifest.model_dump_json(by_alias=True))
+    assert ended(classifier, tmp_path / "rows.jsonl", tmp_path / "out.jsonl") == ExitCode.DONE
+    DAMAGES[case](classifier)
+    capsys.readouterr()
+    assert ended(classifier, tmp_path / "rows.jsonl", tmp_path / "out.jsonl") == ExitCode.USAGE
+    (said,) = capsys.readouterr().err.strip().splitlines()
+    assert "not as the job exported it" in said
+
+
+DAMAGES_WITHOUT_MANIFEST: dict[str, Callable[[Path], object]] = {
+    case: DAMAGES[case]
+    for case in ("a bit of the names of weights", "weights cut short", "no weights in the file")
+} | {
+    "a configuration that is a list": lambda model: (model / "config.json").write_text("[]"),
+    "weights of another shape": lambda model: (model / "config.json").write_text(
+        (model / "config.json").read_text().replace('"hidden_size": 32', '"hidden_size": 64')
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES_WITHOUT_MANIFEST)
+def test_a_damaged_model_without_manifest_is_one_message_too(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    DAMAGES_WITHOUT_MANIFEST[case](classifier)
+    assert ended(classifier, tmp_path / "rows.jsonl", tmp_path / "out.jsonl") == ExitCode.USAGE
+    assert str(classifier) in capsys.readouterr().err
+
+
+def test_a_length_of_answers_is_for_language_models(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = ended(
+        classifier, tmp_path / "rows.jsonl", tmp_path / "out.jsonl", "--max-new-tokens", "4"
+    )
+    assert told == ExitCode.USAGE
+    assert "--max-new-tokens: goes with a language model" in capsys.readouterr().err
+
+
 def test_what_is_no_finished_model_is_refused(
     tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -204,6 +354,7 @@ def test_what_is_no_finished_model_is_refused(
         return capsys.readouterr().err
 
     assert "has no config.json" in message(tmp_path)
+    assert "has no config.json" in message(tmp_path / "rows.jsonl")
     assert "BertModel has no head of a task on texts" in message(tiny_model)
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "export with model.lora.output: merged" in message(tmp_path)
@@ -219,12 +370,15 @@ def test_the_command_line_starts_the_trainer_and_ends_with_its_code(tmp_path: Pa
     done = subprocess.run(
         [
             *(sys.executable, "-c", "from finetune_operator.cli.main import main; main()"),
-            *("predict", "model", "--input", "rows.jsonl", "--output", "answers.jsonl"),
+            *("predict", "model", "--input", "-", "--output", "-"),
         ],
         cwd=tmp_path,
+        input=(tmp_path / "rows.jsonl").read_bytes(),
         capture_output=True,
-        text=True,
         check=False,
     )
     assert done.returncode == ExitCode.DATA, done.stderr
-    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 2
+    # Standard output holds answers and nothing else.
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ["error" in one for one in answers] == [False, True]
+    assert b"predict: 2 rows, 1 with errors" in done.stderr

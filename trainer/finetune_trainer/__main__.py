@@ -74,13 +74,15 @@ def _settle_libraries() -> None:
 
 def _predict(arguments: Sequence[str]) -> int:
     _settle_libraries()
-    with importing():
-        from finetune_trainer.prediction.command import main as predict
-
     try:
+        with importing():
+            from finetune_trainer.prediction.command import main as predict
         return predict(arguments)
     except SystemExit as end:
         return ExitCode.USAGE if end.code else ExitCode.DONE
+    except KeyboardInterrupt:
+        sys.stderr.write(f"{_PREDICT}: interrupted; run the same command again\n")
+        return ExitCode.STOPPED
     except Exception as error:  # noqa: BLE001 - the process's edge
         failure, exit_code = _failure(error)
         sys.stderr.write(f"{_PREDICT}: {failure.message}\n{failure.traceback}")

@@ -70,14 +70,14 @@ def run(
     "rows",
     required=True,
     type=click.Path(path_type=Path),
-    help="Rows as JSONL: an object in each line.",
+    help="Rows as JSONL: an object in each line; - for standard input.",
 )
 @click.option(
     "--output",
     "answers",
     required=True,
     type=click.Path(path_type=Path),
-    help="File for the answers as JSONL, in the order of the rows.",
+    help="File for the answers as JSONL, in the order of the rows; - for standard output.",
 )
 @click.option(
     "--column",
@@ -98,7 +98,7 @@ def predict_rows(
     question = Question(
         model=model, rows=rows, answers=answers, column=column, max_new_tokens=max_new_tokens
     )
-    sys.exit(predict(question))
+    predict(question)
 
 
 @commands.command()

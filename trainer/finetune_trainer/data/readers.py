@@ -384,11 +384,11 @@ def _check_columns(source: RowSource, names: Sequence[str]) -> None:
             raise DataError(f"{source.name}: two columns are named {name!r}; rename one")
         if count == 0:
             raise DataError(
-                f"{source.name}: no column {name!r} ({setting}); {_what_there_is(name, names)}"
+                f"{source.name}: no column {name!r} ({setting}); {what_there_is(name, names)}"
             )
 
 
-def _what_there_is(name: str, names: Sequence[str]) -> str:
+def what_there_is(name: str, names: Sequence[str]) -> str:
     """The columns there are, unless what stands for them is a row: nobody's to read."""
     if any(len(column) > 40 or len(column.split()) > 3 or not column for column in names):
         return (

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -128,6 +129,28 @@ def export_is_whole(folder: Path, digest: str) -> bool:
         return False
     except OSError as error:
         raise StorageError(f"{folder}: can't read the exported model ({error})") from error
+
+
+def changed_since_export(folder: Path) -> list[str]:
+    """Names of an export's files that are gone or not as they were; its card is people's to edit.
+
+    Without a manifest a folder is of another's making, and there is nothing to hold it against.
+
+    Raises
+    ------
+    OSError
+        If a file is there and can't be read.
+    """
+    try:
+        manifest = ExportManifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except FileNotFoundError:
+        return []
+    except ValidationError:
+        return [MANIFEST]
+    files = {file.path: file for file in manifest.files if file.path != CARD}
+    there = {path: file for path, file in files.items() if (folder / path).is_file()}
+    same = {one.path for one in digest_files(folder, there) if one == there[one.path]}
+    return [path for path in files if path not in same]
 
 
 def prepare_for_export(

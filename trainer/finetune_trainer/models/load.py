@@ -75,7 +75,7 @@ def load_model(
         config.pad_token_id = processor.pad_token_id
     if dropout is not None:
         override_dropout(config, dropout)
-    model, missing = _weights(folder, uri, config, head, replaced=anew)
+    model, missing = load_weights(folder, uri, config, head, replaced=anew)
     require_weights(uri, head, model.base_model_prefix, missing)
     if missing:
         _make_head(model, missing, seed)
@@ -98,10 +98,16 @@ def override_dropout(config: PreTrainedConfig, rate: float) -> list[str]:
     return names
 
 
-def _weights(
-    folder: Path, uri: str, config: PreTrainedConfig, head: Head, *, replaced: bool
+def load_weights(
+    folder: Path, uri: str, config: PreTrainedConfig, head: Head, *, replaced: bool = False
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The model, and the names of what it lacks; a head that is ``replaced`` it lacks whole."""
+    """The model, and the names of what it lacks; a head that is ``replaced`` it lacks whole.
+
+    Raises
+    ------
+    UsageError
+        If the weights can't be read, or don't fit the configuration.
+    """
     # What the loader reports: names of weights by what became of them.
     report: dict[str, Any]
     try:

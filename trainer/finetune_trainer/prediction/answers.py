@@ -21,12 +21,17 @@ from finetune_trainer.evaluation.continuations import continued, prompt_ids
 from finetune_trainer.evaluation.multilabel import THRESHOLD
 from finetune_trainer.evaluation.spans import finding_for, spans_of_iob2
 from finetune_trainer.models.check import check_config, load_tokenizer, usable_positions
+from finetune_trainer.models.export import MANIFEST, changed_since_export
+from finetune_trainer.models.fit import few
 from finetune_trainer.models.heads import Head
+from finetune_trainer.models.load import load_weights
 from finetune_trainer.tasks.registry import FORMS
 from finetune_trainer.training.rows import Padding, padded_inputs
 
 Answer = dict[str, Any]
 """A row's answer, as JSON has it."""
+
+_MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,10 @@ class Asked:
 
 class Answerer(Protocol):
     """A model of one head, and how it is asked."""
+
+    @property
+    def column(self) -> str:
+        """What it is asked about."""
 
     def read(self, values: Values, where: str) -> Asked:
         """Make of a row what the model reads.
@@ -232,10 +241,12 @@ def head_of(folder: Path) -> Head:
         )
     try:
         stated = json.loads((folder / "config.json").read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{folder}: not a model's folder: it has no config.json") from None
     except ValueError:
         raise UsageError(f"{folder}: config.json is not valid JSON") from None
+    if not isinstance(stated, dict):
+        raise UsageError(f"{folder}: config.json is not that of a model")
     name = next(iter(stated.get("architectures") or ()), "")
     for form in FORMS.values():
         head = form.head
@@ -248,26 +259,46 @@ def head_of(folder: Path) -> Head:
     )
 
 
-def answerer_for(folder: Path, column: str | None, max_new_tokens: int) -> Answerer:
+def answerer_for(folder: Path, column: str | None, max_new_tokens: int | None) -> Answerer:
     """Load an exported model; ``column`` is that of the rows which it is asked about.
 
     Raises
     ------
     UsageError
-        If the folder holds no such model.
+        If the folder holds no such model, or not the one that was exported.
     """
     head = head_of(folder)
+    if max_new_tokens is not None and not head.generates:
+        raise UsageError(
+            f"--max-new-tokens: goes with a language model, and {folder} is one of "
+            f"{head.task.value}; leave it out"
+        )
+    _require_unchanged(folder)
     config = check_config(folder, str(folder), head)
     tokenizer = load_tokenizer(folder, str(folder), of_words=head.reads_words)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = head.auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    model, lacking = load_weights(folder, str(folder), config, head)
+    if lacking:
+        raise UsageError(
+            f"{folder}: {len(lacking)} weights are missing or of another shape than config.json "
+            f"says ({few(lacking)}); take a model that a job exported"
+        )
     model.train(mode=False)
     positions = usable_positions(config) or tokenizer.model_max_length
-    finished = Finished(
-        model.to(device), tokenizer, int(min(positions, tokenizer.model_max_length))
-    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model.to(device)  # type: ignore[arg-type]  # transformers' own signature wants a device
+    finished = Finished(model, tokenizer, int(min(positions, tokenizer.model_max_length)))
     if head.generates:
-        return TextGenerator(finished, column or "prompt", max_new_tokens)
+        return TextGenerator(finished, column or "prompt", max_new_tokens or _MAX_NEW_TOKENS)
     if head.reads_words:
         return TagAnswerer(finished, column or "tokens")
     return TextAnswerer(finished, column or "text")
+
+
+def _require_unchanged(folder: Path) -> None:
+    """What a job exported is asked as it was proved, and not with a bit turned over."""
+    changed = changed_since_export(folder)
+    if changed:
+        raise UsageError(
+            f"{folder}: not as the job exported it, by {MANIFEST}: {few(changed)} changed or "
+            f"missing; copy the model anew, or remove {MANIFEST} to ask it as it is"
+        )

@@ -14,10 +14,12 @@ from typing import TextIO
 import numpy as np
 
 from finetune_api.report import ExitCode
+from finetune_trainer.data.readers import what_there_is
 from finetune_trainer.data.values import name_in
-from finetune_trainer.errors import DataError, StorageError, UsageError
+from finetune_trainer.errors import DataError, StorageError
 from finetune_trainer.evaluation.inference import batches_by_length
 from finetune_trainer.prediction.answers import Answer, Answerer, Asked, answerer_for
+from finetune_trainer.prediction.files import check_files, is_standard_output, opened, written
 from finetune_trainer.prediction.lines import Line, read_windows
 
 _NAMED_ERRORS = 20
@@ -41,36 +43,32 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--input", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--column")
-    parser.add_argument("--max-new-tokens", type=int, default=256)
+    parser.add_argument("--max-new-tokens", type=int)
     told = parser.parse_args(arguments)
-    if not told.input.is_file():
-        raise UsageError(f"{told.input}: no such file; it must hold a JSON object in each line")
+    check_files(told.input, told.output)
     answerer = answerer_for(told.model, told.column, told.max_new_tokens)
     rows, errors = predict(answerer, told.input, told.output)
-    sys.stdout.write(f"predict: {rows} rows, {errors} with errors: {told.output}\n")
+    say = sys.stderr if is_standard_output(told.output) else sys.stdout
+    say.write(f"predict: {rows} rows, {errors} with errors: {told.output}\n")
     return ExitCode.DATA if errors else ExitCode.DONE
 
 
 def predict(answerer: Answerer, source: Path, target: Path) -> tuple[int, int]:
     """Write an answer for each row, in their order; how many there were, and how many errors.
 
-    The file appears whole under its name, or not at all.
-
     Raises
     ------
     StorageError
         If one of the files can't be read or written.
     """
-    unfinished = target.with_name(f".{target.name}.partial")
     rows = errors = 0
     try:
-        with unfinished.open("w", encoding="utf-8") as file:
-            for window in read_windows(source):
+        with opened(source) as given, written(target) as file:
+            for window in read_windows(given):
                 rows += len(window)
                 errors += _answer_window(answerer, window, file, named=errors)
-        unfinished.replace(target)
     except OSError as error:
-        where = error.filename or target
+        where = source if error.filename == str(source) else target
         raise StorageError(f"{where}: can't be read or written ({error.strerror})") from error
     return rows, errors
 
@@ -104,6 +102,9 @@ def _asked(answerer: Answerer, line: Line) -> Asked | str:
     """What the model reads of a line, or what is wrong with it."""
     if line.error is not None:
         return line.error
+    if answerer.column not in line.values:
+        there = what_there_is(answerer.column, list(line.values))
+        return f"{line.where}: no column {answerer.column!r} (--column); {there}"
     try:
         return answerer.read(line.values, line.where)
     except DataError as error:

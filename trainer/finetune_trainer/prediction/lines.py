@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from finetune_trainer.data.readers import json_object
@@ -27,7 +26,7 @@ class Line:
         return f"line {self.number}"
 
 
-def read_windows(path: Path) -> Iterator[list[Line]]:
+def read_windows(file: BinaryIO) -> Iterator[list[Line]]:
     """The file's lines but for empty ones, so many at once as are bounded in number and in bytes.
 
     Raises
@@ -37,15 +36,14 @@ def read_windows(path: Path) -> Iterator[list[Line]]:
     """
     window: list[Line] = []
     size = 0
-    with path.open("rb") as file:
-        for number, content in _lines(file):
-            if content is not None and not content.strip():
-                continue
-            window.append(_line(number, content))
-            size += len(content or b"")
-            if len(window) >= WINDOW_ROWS or size >= WINDOW_BYTES:
-                yield window
-                window, size = [], 0
+    for number, content in _lines(file):
+        if content is not None and not content.strip():
+            continue
+        window.append(_line(number, content))
+        size += len(content or b"")
+        if len(window) >= WINDOW_ROWS or size >= WINDOW_BYTES:
+            yield window
+            window, size = [], 0
     if window:
         yield window
 
