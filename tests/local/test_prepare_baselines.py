@@ -122,6 +122,23 @@ def test_too_few_units_for_folds_leave_the_accuracy_unsaid() -> None:
     assert fitted[1].baseline.predict_proba(["good"]).argmax() == 1
 
 
+@pytest.mark.parametrize("rows", [40, 2], ids=["with folds", "without folds"])
+def test_texts_without_a_word_are_told_by_their_characters_or_are_alike(
+    rows: int, tmp_path: Path
+) -> None:
+    texts = [("😀😀" if row % 2 else "☹") + "!" * (row // 2) for row in range(rows)]
+    labels = [row % 2 for row in range(rows)]
+    majority, fitted = fit_baselines(texts, labels, range(rows), SEED)
+    save_baselines([majority.baseline, fitted.baseline], tmp_path)
+    _, again = load_baselines(tmp_path)
+    told = again.predict_proba(texts)
+    assert np.array_equal(told, fitted.baseline.predict_proba(texts))
+    if rows == 2:
+        assert told == pytest.approx(0.5)
+    else:
+        assert (told.argmax(axis=1) == labels).all()
+
+
 def test_a_class_that_the_drawn_rows_lack_keeps_its_column(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -68,6 +68,20 @@ def make_vectorizer(ngrams: NGrams, vocabulary: dict[str, int] | None = None) ->
     )
 
 
+def _fitted(ngrams: NGrams, texts: Sequence[str]) -> tuple[Any, Any]:
+    """A vectorizer that knows the texts' terms, and their vectors.
+
+    Texts may hold no word at all, such as emojis alone; they are then alike.
+    """
+    vectorizer = make_vectorizer(ngrams)
+    terms_of = vectorizer.build_analyzer()
+    if any(terms_of(text) for text in texts):
+        return vectorizer, vectorizer.fit_transform(texts)
+    vectorizer = make_vectorizer(ngrams, {"": 0})
+    vectorizer.idf_ = np.ones(1)
+    return vectorizer, vectorizer.transform(texts)
+
+
 @dataclass(frozen=True, kw_only=True)
 class FittedTfidf(Generic[L, A]):
     """A vectorizer, what was learned on its vectors, and what the search for both ended with."""
@@ -102,8 +116,7 @@ def fit_tfidf(
     drawn_rows = drawn(len(texts), SEARCH_ROWS, seed)
 
     def in_fold(ngrams: NGrams, train: Integers, held: Integers) -> Callable[[float], A]:
-        vectorizer = make_vectorizer(ngrams)
-        vectors = vectorizer.fit_transform([texts[row] for row in train])
+        vectorizer, vectors = _fitted(ngrams, [texts[row] for row in train])
         unseen = vectorizer.transform([texts[row] for row in held])
         return lambda strength: tell(learn(vectors, train, strength), unseen)
 
@@ -117,8 +130,7 @@ def fit_tfidf(
         score=score,
     )
     rows = drawn(len(texts), FIT_ROWS, seed)
-    vectorizer = make_vectorizer(chosen.features)
-    vectors = vectorizer.fit_transform([texts[row] for row in rows])
+    vectorizer, vectors = _fitted(chosen.features, [texts[row] for row in rows])
     return FittedTfidf(
         vectorizer=vectorizer,
         learned=learn(vectors, rows, chosen.strength),
