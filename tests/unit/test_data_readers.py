@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 from pathlib import Path
@@ -274,6 +275,27 @@ def test_every_row_needs_its_group(tmp_path: Path) -> None:
 
 def test_an_ending_that_tells_no_format_needs_one(tmp_path: Path) -> None:
     assert "set dataset.format" in refusal(tmp_path, "rows.txt", b"text,label\nx,a\n")
+
+
+def test_a_compressed_file_is_called_one(tmp_path: Path) -> None:
+    content = gzip.compress(b"text,label\nx,a\n")
+    assert refusal(tmp_path, "rows.csv.gz", content).endswith("not read; unpack it")
+
+
+NUMBERS_THAT_NO_MODEL_HOLDS = {
+    "their squares overflow": [1e300, 2e300],
+    "their sum overflows": [1.7e308, -1.7e308, 1.7e308],
+    "their spread is no number": [1e-320, 2e-320],
+    "single precision ends": [0.0, 1e39],
+}
+
+
+@pytest.mark.parametrize("case", NUMBERS_THAT_NO_MODEL_HOLDS)
+def test_numbers_that_no_model_holds_are_refused(case: str) -> None:
+    with pytest.raises(DataError, match="write them in another unit"):
+        NumberRows().measured(NUMBERS_THAT_NO_MODEL_HOLDS[case])
+    measured = NumberRows().measured([1e-20, 1e20])
+    assert measured.deviation == 0.5e20
 
 
 def test_a_stated_format_goes_before_the_ending(tmp_path: Path) -> None:

@@ -39,6 +39,8 @@ ENDINGS: Mapping[str, DataFormat] = {
     ".bio": DataFormat.CONLL,
 }
 
+_COMPRESSED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar", ".tgz"}
+
 _DOCUMENT = "-DOCSTART-"
 """How CoNLL 2003 marks that a document begins; it is no word."""
 
@@ -137,8 +139,11 @@ def read_files(sources: Sequence[RowSource]) -> Iterator[AnyRow]:
 def _format_of(source: RowSource) -> DataFormat:
     if source.format is not DataFormat.AUTO:
         return source.format
+    ending = Path(source.name).suffix.lower()
+    if ending in _COMPRESSED:
+        raise DataError(f"{source.name}: compressed files are not read; unpack it")
     try:
-        return ENDINGS[Path(source.name).suffix.lower()]
+        return ENDINGS[ending]
     except KeyError:
         raise DataError(
             f"{source.name}: the ending tells no format; name it {', '.join(ENDINGS)}, or set "

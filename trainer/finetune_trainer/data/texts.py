@@ -15,6 +15,9 @@ from finetune_trainer.data.text_likeness import TextLikeness
 from finetune_trainer.data.values import Values, name_in, names_in, number_in, text_in
 from finetune_trainer.errors import DataError
 
+_LARGEST = 1e30
+"""A model's weights, which give the data's own numbers in the end, are in fp32."""
+
 
 class TextRows:
     """What every row has whose input is one text; the target is for others to read."""
@@ -135,9 +138,17 @@ class NumberRows(TextRows):
                 f"dataset: every training row has the number {numbers[0]:g}; there is nothing to "
                 "tell apart: check dataset.columns.label"
             )
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, deviation = float(numbers.mean()), float(numbers.std())
+        if not (deviation >= 1 / _LARGEST and np.abs(numbers).max() <= _LARGEST):
+            raise DataError(
+                f"dataset: the training rows' numbers are beyond {_LARGEST:g}, or nearer to each "
+                f"other than {1 / _LARGEST:g}: a model's own hold no such; write them in another "
+                "unit"
+            )
         return TargetStatistics(
-            mean=float(numbers.mean()),
-            deviation=float(numbers.std()),
+            mean=mean,
+            deviation=deviation,
             min=float(numbers.min()),
             max=float(numbers.max()),
         )
