@@ -60,11 +60,12 @@ def test_a_folder_of_a_claim_gives_its_files_in_the_order_of_their_names(
     environment: RankEnvironment, tmp_path: Path
 ) -> None:
     folder = environment.claims / "data" / "folder"
-    for name in ("b.csv", "a.csv", "notes.txt"):
+    for name in ("b.csv", "a.csv", "c.CSV", "notes.txt", "._a.csv"):
         (folder / name).write_text(name)
     files = fetch("pvc://data/folder", environment, FIELD, tmp_path / "copy")
-    assert [file.name for file in files] == ["pvc://data/folder/a.csv", "pvc://data/folder/b.csv"]
-    assert [file.path.read_text() for file in files] == ["a.csv", "b.csv"]
+    names = ["a.csv", "b.csv", "c.CSV"]
+    assert [file.name for file in files] == [f"pvc://data/folder/{name}" for name in names]
+    assert [file.path.read_text() for file in files] == names
 
 
 @pytest.mark.parametrize(

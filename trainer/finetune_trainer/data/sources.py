@@ -116,9 +116,7 @@ def local_files(uri: str, environment: RankEnvironment, field: str) -> list[tupl
     if path.is_file():
         return [(uri, path)]
     if path.is_dir():
-        files = sorted(
-            child for child in path.iterdir() if child.is_file() and child.suffix in ENDINGS
-        )
+        files = _files_of_rows(path)
         if not files:
             raise DataError(f"{field}: {uri}: no {', '.join(ENDINGS)} file in this folder")
         names = [f"{uri.rstrip('/')}/{file.name}" for file in files]
@@ -138,7 +136,7 @@ def local_image_files(uri: str, environment: RankEnvironment, field: str) -> lis
     folder = resolve_local(uri, environment, field)
     if not folder.is_dir():
         return local_files(uri, environment, field)
-    rows = [one for one in folder.iterdir() if one.is_file() and one.suffix in ENDINGS]
+    rows = _files_of_rows(folder)
     named = [one for one in rows if one.stem == METADATA]
     if rows and not named and has_classes(folder):
         raise DataError(
@@ -149,6 +147,15 @@ def local_image_files(uri: str, environment: RankEnvironment, field: str) -> lis
         return [(uri, folder)]
     files = local_files(uri, environment, field)
     return [one for one in files if one[1].stem == METADATA] if named else files
+
+
+def _files_of_rows(folder: Path) -> list[Path]:
+    """Its files of a known format, sorted; those whose names begin with a dot are passed over."""
+    return sorted(
+        one
+        for one in folder.iterdir()
+        if one.is_file() and one.suffix.lower() in ENDINGS and not one.name.startswith(".")
+    )
 
 
 Listing = Callable[[str, RankEnvironment, str], list[tuple[str, Path]]]
