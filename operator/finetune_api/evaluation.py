@@ -67,6 +67,11 @@ _BELOW_ZERO = [metric.value for metric, facts in METRICS.items() if (facts.floor
         "evaluation.gate: bound Lower goes with min, bound Upper with max and maxShortfall",
     ),
     Cel(
+        # Resamples of rows are further from calibrated than the rows themselves.
+        f"self.bound == 'Point' || self.metric != '{Metric.CALIBRATION_ERROR.value}'",
+        f"evaluation.gate: {Metric.CALIBRATION_ERROR.value} has no interval; leave bound out",
+    ),
+    Cel(
         f"!has(self.min) || self.min >= 0.0 || self.metric in {_BELOW_ZERO}",
         f"evaluation.gate: min below 0 makes sense for {', '.join(_BELOW_ZERO)} only",
     ),

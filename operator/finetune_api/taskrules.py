@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 
 from finetune_api.markers import Cel
-from finetune_api.tasks import TASKS, WITHOUT_INTERVAL, Metric, Task
+from finetune_api.tasks import TASKS, Metric, Task
 
 
 def _task_rules(task: Task) -> Iterator[Cel]:
@@ -89,16 +89,6 @@ def _fields_of(task: Task, fields: Iterable[str]) -> Iterator[Cel]:
         )
 
 
-def _bound_rule() -> Cel:
-    metrics = [metric.value for metric in WITHOUT_INTERVAL]
-    return Cel(
-        f"self.task == '{Task.CAUSAL_LM.value}' || self.evaluation.gate.all(g, "
-        f"g.bound == 'Point' || !(g.metric in {metrics}))",
-        f"evaluation.gate: bound asks for an interval, and {', '.join(metrics)} have none (but the "
-        f"loss of {Task.CAUSAL_LM.value}); leave it out",
-    )
-
-
 def _tag_rules() -> Iterator[Cel]:
     task = Task.TOKEN_CLASSIFICATION.value
     yield from _fields_of(Task.TOKEN_CLASSIFICATION, _TAG_FIELDS)
@@ -143,7 +133,6 @@ def task_rules() -> tuple[Cel, ...]:
     """All of them, for the spec."""
     return (
         *(rule for task in TASKS for rule in _task_rules(task)),
-        _bound_rule(),
         *_language_rules(),
         *_tag_rules(),
         *_image_rules(),

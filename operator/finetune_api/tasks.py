@@ -71,10 +71,6 @@ class Baseline(StrEnum):
     PROBE = "probe"
 
 
-WITHOUT_INTERVAL = (Metric.LOSS, Metric.CALIBRATION_ERROR, Metric.BRIER)
-"""Figures with no interval, but of language models, whose loss has one."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class MetricFacts:
     """A metric in words.

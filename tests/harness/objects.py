@@ -300,12 +300,17 @@ RULE_EXAMPLES: tuple[RuleExample, ...] = (
         rejected=changed(JOB, {"spec.evaluation.gate": _gate(bound="Upper")}),
     ),
     RuleExample(
-        "evaluation.gate: bound asks for an interval",
+        "evaluation.gate: expectedCalibrationError has no interval",
         accepted=changed(
-            _LANGUAGE, {"spec.evaluation.gate": _gate_at_most(metric="loss", bound="Upper")}
+            JOB, {"spec.evaluation.gate": _gate_at_most(metric="loss", bound="Upper")}
         ),
         rejected=changed(
-            JOB, {"spec.evaluation.gate": _gate_at_most(metric="loss", bound="Upper")}
+            JOB,
+            {
+                "spec.evaluation.gate": _gate_at_most(
+                    metric="expectedCalibrationError", bound="Upper"
+                )
+            },
         ),
     ),
     RuleExample(

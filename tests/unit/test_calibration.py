@@ -61,7 +61,9 @@ def test_no_temperature_near_by_is_better(seed: int) -> None:
     assert best is not None
 
     def loss(temperature: float) -> float:
-        return negative_log_likelihood(log_probabilities(logits / temperature), labels)
+        return float(
+            negative_log_likelihood(log_probabilities(logits / temperature), labels).mean()
+        )
 
     assert loss(best) <= min(loss(best * 1.02), loss(best / 1.02))
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from finetune_api.evaluationreport import Interval
-from finetune_api.tasks import WITHOUT_INTERVAL, Baseline, Metric
+from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import metrics
 from finetune_trainer.evaluation.classification import RowOutputs, score
 from finetune_trainer.evaluation.intervals import (
@@ -16,6 +16,7 @@ from finetune_trainer.evaluation.intervals import (
     error_reduction,
     error_reduction_interval,
     interval,
+    mean_interval,
     resampled_confusions,
     tail,
     with_one_more_error,
@@ -179,10 +180,64 @@ def test_an_interval_holds_the_value_and_stays_in_range(seed: int, rows: int) ->
         assert 0 <= one.low <= one.value <= one.high <= 1
 
 
-def test_figures_of_probabilities_are_those_without_an_interval() -> None:
-    labels = np.arange(40) % 2
-    found = scored(labels, wrong_where(labels, np.arange(40) % 5 == 0), labels).metrics
-    assert tuple(name for name in found if found[name].low is None) == WITHOUT_INTERVAL
+def test_of_a_classifiers_figures_the_calibration_error_alone_has_no_interval() -> None:
+    labels = np.arange(50) % 2
+    found = scored(labels, wrong_where(labels, np.arange(50) % 5 == 0), labels).metrics
+    assert [name for name in found if found[name].low is None] == [Metric.CALIBRATION_ERROR]
+
+
+@pytest.mark.parametrize("sure", [1.0, 3.0])
+@pytest.mark.parametrize("grouped", [False, True])
+def test_intervals_of_loss_and_brier_score_hold_the_truth_as_often_as_they_say(
+    sure: float, *, grouped: bool
+) -> None:
+    # Logits are drawn, and classes by them: with 3 most rows are sure and right, and few losses
+    # are large. Rows of a group are the same ones.
+    random, rows, runs = np.random.default_rng(5), 100, 600
+    groups = np.repeat(np.arange(rows), 3) if grouped else None
+
+    def draw(size: int) -> list[NDArray[np.float64]]:
+        logits = random.normal(0, sure, (size, 1)) * [-0.5, 0.5]
+        labels = (random.random(size) < 1 / (1 + np.exp(-logits @ [-1, 1]))).astype(np.int64)
+        log_probability = metrics.log_probabilities(logits)
+        return [
+            metrics.negative_log_likelihood(log_probability, labels),
+            metrics.brier_score(np.exp(log_probability), labels),
+        ]
+
+    truth = [values.mean() for values in draw(500_000)]
+    held = np.zeros(2)
+    for _ in range(runs):
+        for which, values in enumerate(draw(rows)):
+            one = mean_interval(np.repeat(values, 3) if grouped else values, groups)
+            assert one.low is not None
+            assert one.high is not None
+            held[which] += one.low <= truth[which] <= one.high
+    assert held.min() / runs > 0.92
+    assert held.max() / runs < 0.98
+
+
+def test_a_mean_of_few_rows_or_groups_has_no_interval() -> None:
+    losses = np.linspace(0.1, 3.0, 60)
+    assert mean_interval(losses, None).low is not None
+    assert mean_interval(losses[:49], None).low is None
+    assert mean_interval(losses, np.arange(60) // 2).low is None
+
+
+@given(st.lists(st.floats(0.001, 100), min_size=50, max_size=80), st.integers(0, 2**32 - 1))
+def test_a_mean_lies_in_its_interval_which_is_above_0_and_knows_no_order(
+    losses: list[float], seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    values, weights = np.asarray(losses), random.integers(1, 9, len(losses)).astype(np.float64)
+    order = random.permutation(len(losses))
+    one = mean_interval(values * weights, None, weights)
+    other = mean_interval((values * weights)[order], None, weights[order])
+    assert one.value == pytest.approx(np.average(values, weights=weights))
+    assert one.low is not None
+    assert one.high is not None
+    assert 0 < one.low <= one.value <= one.high
+    assert (one.low, one.high) == pytest.approx((other.low, other.high))
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another() -> None:

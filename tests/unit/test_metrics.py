@@ -123,15 +123,15 @@ def test_loss_and_brier_are_those_worked_out_by_hand(
     given_probabilities, true = np.array(probabilities), np.array(labels)
     log_probability = metrics.log_probabilities(np.log(given_probabilities))
     assert np.exp(log_probability) == pytest.approx(given_probabilities)
-    assert metrics.negative_log_likelihood(log_probability, true) == pytest.approx(loss)
-    assert metrics.brier_score(given_probabilities, true) == pytest.approx(brier)
+    assert metrics.negative_log_likelihood(log_probability, true).mean() == pytest.approx(loss)
+    assert metrics.brier_score(given_probabilities, true).mean() == pytest.approx(brier)
 
 
 def test_huge_logits_do_not_overflow() -> None:
     logits = np.array([[1e4, -1e4], [-3e4, 3e4]], dtype=np.float32)
     log_probability = metrics.log_probabilities(logits)
     assert np.isfinite(log_probability).all()
-    assert metrics.negative_log_likelihood(log_probability, np.array([1, 1])) == 1e4
+    assert metrics.negative_log_likelihood(log_probability, np.array([1, 1])).mean() == 1e4
 
 
 def two_classes(confidence: list[float]) -> Floats:

@@ -48,7 +48,7 @@ def fit_temperature(logits: Logits, labels: Integers) -> float | None:
 
     def loss(log_temperature: float) -> float:
         scaled = logits.astype(np.float64) * np.exp(-log_temperature)
-        return negative_log_likelihood(log_probabilities(scaled), labels)
+        return float(negative_log_likelihood(log_probabilities(scaled), labels).mean())
 
     found = minimize_scalar(loss, bounds=(-_WIDEST, _WIDEST), method="bounded")
     if abs(found.x) > _WIDEST - _AT_AN_END:
@@ -60,8 +60,8 @@ def _reliability(logits: Logits, labels: Integers) -> Reliability:
     log_probability = log_probabilities(logits)
     probability = np.exp(log_probability)
     return Reliability(
-        loss=negative_log_likelihood(log_probability, labels),
+        loss=float(negative_log_likelihood(log_probability, labels).mean()),
         expected_calibration_error=expected_calibration_error(probability, labels),
-        brier=brier_score(probability, labels),
+        brier=float(brier_score(probability, labels).mean()),
         bins=reliability(probability, labels),
     )

@@ -15,6 +15,7 @@ from finetune_trainer.evaluation import groups, metrics
 from finetune_trainer.evaluation.intervals import (
     Outcomes,
     error_reduction,
+    mean_interval,
     resampled_confusions,
     with_one_more_error,
 )
@@ -135,9 +136,11 @@ def _resampled_figures(outcomes: Outcomes, resamples: int, seed: int) -> dict[Me
 def _of_probabilities(outputs: RowOutputs) -> dict[Metric, Interval]:
     log_probability = metrics.log_probabilities(outputs.logits)
     probability = np.exp(log_probability)
-    values = {
-        Metric.LOSS: metrics.negative_log_likelihood(log_probability, outputs.labels),
-        Metric.CALIBRATION_ERROR: metrics.expected_calibration_error(probability, outputs.labels),
-        Metric.BRIER: metrics.brier_score(probability, outputs.labels),
+    losses = metrics.negative_log_likelihood(log_probability, outputs.labels)
+    distances = metrics.brier_score(probability, outputs.labels)
+    error = metrics.expected_calibration_error(probability, outputs.labels)
+    return {
+        Metric.LOSS: mean_interval(losses, outputs.groups),
+        Metric.CALIBRATION_ERROR: Interval(value=error),
+        Metric.BRIER: mean_interval(distances, outputs.groups),
     }
-    return {metric: Interval(value=value) for metric, value in values.items()}

@@ -12,16 +12,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from datasets import Dataset
-from scipy import special
 from transformers import PreTrainedModel
 
 from finetune_api.evaluationreport import Generalization, Interval
 from finetune_trainer.evaluation.inference import Places, batches_by_length, score_rows
-from finetune_trainer.evaluation.intervals import FEWEST_UNITS
+from finetune_trainer.evaluation.intervals import mean_and_half
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.training.rows import Batch, Collation, PreparedRows
 
-_UPPER = 0.975
 RowLoss = Callable[[Any, Batch], torch.Tensor]
 """As ``tasks.form`` has it."""
 
@@ -65,10 +63,11 @@ def row_losses(
 def generalization(train: Losses, select: Losses) -> Generalization:
     """The mean losses and their difference.
 
-    Intervals are Student's, with the variance of a ratio over units (linearized: Cochran 1977,
-    6.3); that of the gap is put together from both (MOVER: Zou & Donner 2008).
+    Intervals are Student's; that of the gap is put together from both (MOVER: Zou & Donner 2008).
     """
-    (one, one_half), (other, other_half) = _mean(train), _mean(select)
+    (one, one_half), (other, other_half) = (
+        mean_and_half(rows.losses, rows.weights, rows.units) for rows in (train, select)
+    )
     half = None if one_half is None or other_half is None else float(np.hypot(one_half, other_half))
     return Generalization(
         train_rows=len(train.losses),
@@ -77,18 +76,6 @@ def generalization(train: Losses, select: Losses) -> Generalization:
         select_loss=_around(other, other_half),
         gap=_around(other - one, half),
     )
-
-
-def _mean(rows: Losses) -> tuple[float, float | None]:
-    """The mean, and half of its 95 % interval."""
-    total = rows.weights.sum()
-    mean = float(rows.losses.sum() / total)
-    pulls = np.bincount(rows.units, weights=(rows.losses - mean * rows.weights) / total)
-    units = len(pulls)
-    if units < FEWEST_UNITS:
-        return mean, None
-    spread = np.sqrt(units / (units - 1) * np.square(pulls).sum())
-    return mean, float(special.stdtrit(units - 1, _UPPER) * spread)
 
 
 def _around(value: float, half: float | None) -> Interval:

@@ -19,6 +19,9 @@ TAIL = 0.025
 FEWEST_UNITS = 10
 """With fewer rows or groups a percentile interval is far too narrow to be shown as 95 %."""
 
+_FEWEST_OF_A_TAIL = 50
+"""Units from which on the mean of numbers of which few are large has an interval."""
+
 _CHUNK_NUMBERS = 8_000_000
 _CHUNK_ROWS = 2_000_000
 
@@ -132,6 +135,44 @@ def interval(value: float, resampled: Floats, units: int, low: Floats | None = N
         low=_finite(np.quantile(low, tail(units), method="lower")),
         high=_finite(np.quantile(resampled, 1 - tail(units), method="higher")),
     )
+
+
+def mean_and_half(
+    sums: Floats, weights: Floats | Integers, units: Integers
+) -> tuple[float, float | None]:
+    """The mean Σ ``sums`` / Σ ``weights`` of rows ``[n]``, and half of its 95 % interval.
+
+    Student's, with the variance of a ratio over units (linearized: Cochran 1977, 6.3), of which
+    ``units`` numbers each row's. Without ``FEWEST_UNITS`` there is none.
+    """
+    total = weights.sum()
+    mean = float(sums.sum() / total)
+    pulls = np.bincount(units, weights=(sums - mean * weights) / total)
+    count = len(pulls)
+    if count < FEWEST_UNITS:
+        return mean, None
+    spread = np.sqrt(count / (count - 1) * np.square(pulls).sum())
+    return mean, float(special.stdtrit(count - 1, 1 - TAIL) * spread)
+
+
+def mean_interval(
+    sums: Floats, groups: Integers | None, weights: Floats | Integers | None = None
+) -> Interval:
+    """The mean of what is never negative, each row weighing 1 or its share of ``weights``.
+
+    ``groups`` numbers the group of each row from 0, or is unset where rows are the units. Losses
+    are small but for a few, so the interval is Student's of the mean's logarithm, and there is one
+    from fifty units on: simulated ones then hold the truth 93 to 96 times in 100, and 89 where
+    nearly all rows are sure and right.
+    """
+    counted = np.ones(len(sums)) if weights is None else weights
+    units = np.arange(len(sums)) if groups is None else groups
+    if not counted.sum():
+        return Interval(value=0.0)
+    mean, half = mean_and_half(sums, counted, units)
+    if half is None or mean <= 0 or len(np.unique(units)) < _FEWEST_OF_A_TAIL:
+        return Interval(value=mean)
+    return Interval(value=mean, low=mean * np.exp(-half / mean), high=mean * np.exp(half / mean))
 
 
 def error_reduction(model: NDArray[np.generic], baseline: NDArray[np.generic]) -> Floats:

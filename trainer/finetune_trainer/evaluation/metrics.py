@@ -84,19 +84,21 @@ def log_probabilities(logits: NDArray[np.floating]) -> Floats:
     return result
 
 
-def negative_log_likelihood(log_probability: Floats, labels: Integers) -> float:
-    """Mean of -log p(true class) over rows, in nats."""
-    return float(-np.mean(log_probability[np.arange(len(labels)), labels]))
+def negative_log_likelihood(log_probability: Floats, labels: Integers) -> Floats:
+    """-log p(true class) of each row, in nats."""
+    result: Floats = -log_probability[np.arange(len(labels)), labels]
+    return result
 
 
-def brier_score(probabilities: Floats, labels: Integers) -> float:
-    """Mean squared distance to the true class's corner, summed over classes: 0 to 2.
+def brier_score(probabilities: Floats, labels: Integers) -> Floats:
+    """Squared distance of each row to the true class's corner, summed over classes: 0 to 2.
 
     Brier 1950 as written, for two classes as for more (half of it is the binary short form).
     """
     distance = probabilities.copy()
     distance[np.arange(len(labels)), labels] -= 1.0
-    return float((distance**2).sum(axis=1).mean())
+    result: Floats = (distance**2).sum(axis=1)
+    return result
 
 
 def reliability(

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.evaluationreport import ClassScores, GroupsReport, Interval
+from finetune_api.evaluationreport import ClassScores, GroupsReport
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import groups
-from finetune_trainer.evaluation.intervals import row_draws
+from finetune_trainer.evaluation.intervals import mean_interval, row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Resampled, Scores
 from finetune_trainer.evaluation.thresholds import HALF
@@ -103,10 +103,11 @@ def score(outputs: LabelOutputs, resamples: int, seed: int) -> Scores:
         outputs.units,
         drawn(with_one_more_error(truth, answers)),
     )
+    losses = negative_log_likelihood(outputs.logits, outputs.truth)
     return Scores(
         metrics={
             **resampled.bounded(_MODEL_FIGURES),
-            Metric.LOSS: Interval(value=negative_log_likelihood(outputs.logits, outputs.truth)),
+            Metric.LOSS: mean_interval(losses, outputs.groups),
         },
         per_class=label_scores(outputs.names, truth, answers[0]),
         baselines=resampled.baselines(outputs.baselines, _BASELINE_FIGURES),
@@ -166,10 +167,11 @@ def figures(truth: Flags, answers: Flags, weights: Floats) -> dict[Metric, Float
     }
 
 
-def negative_log_likelihood(logits: NDArray[np.floating], truth: Flags) -> float:
-    """Mean of -log p(truth) over rows and labels, in nats."""
+def negative_log_likelihood(logits: NDArray[np.floating], truth: Flags) -> Floats:
+    """Mean of -log p(truth) over the labels of each row, in nats."""
     exact = logits.astype(np.float64)
-    return float(np.logaddexp(0.0, np.where(truth, -exact, exact)).mean())
+    result: Floats = np.logaddexp(0.0, np.where(truth, -exact, exact)).mean(axis=1)
+    return result
 
 
 def label_scores(names: tuple[str, ...], truth: Flags, told: Flags) -> tuple[ClassScores, ...]:

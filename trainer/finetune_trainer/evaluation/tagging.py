@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from finetune_api.evaluationreport import ClassScores, GroupsReport, Interval
 from finetune_api.tasks import Baseline, Metric
 from finetune_trainer.evaluation import groups
-from finetune_trainer.evaluation.intervals import row_draws
+from finetune_trainer.evaluation.intervals import mean_interval, row_draws
 from finetune_trainer.evaluation.metrics import Floats, Integers
 from finetune_trainer.evaluation.scores import Resampled, Scores
 from finetune_trainer.evaluation.spans import Finding, Told
@@ -129,7 +129,7 @@ def by_group(outputs: TagOutputs, columns: Mapping[str, Sequence[str]]) -> tuple
 def _loss(outputs: TagOutputs) -> dict[Metric, Interval]:
     if outputs.nll is None or outputs.read is None:
         return {}
-    return {Metric.LOSS: Interval(value=float(outputs.nll.sum() / max(1, outputs.read.sum())))}
+    return {Metric.LOSS: mean_interval(outputs.nll, outputs.groups, outputs.read)}
 
 
 def figures(counts: TagCounts, weights: Floats) -> dict[Metric, Floats]:
