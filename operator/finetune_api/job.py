@@ -59,7 +59,9 @@ class FineTuneJobSpec(Contract):
     output: Annotated[Output, Field(description="Where the model goes.")] = Output()
     credentials: Annotated[Credentials, Field(description="Keys of object stores.")] = Credentials()
     budget: Annotated[Budget, Field(description="The most it may use.")] = Budget()
-    policy: Annotated[Policy, Field(description="When things go wrong.")] = Policy()
+    policy: Annotated[Policy, Field(description="When things go wrong, and once it is over.")] = (
+        Policy()
+    )
     suspend: Annotated[
         bool, Field(description="true: save, stop, and wait; false again: go on from there.")
     ] = False

@@ -29,7 +29,7 @@ class BaselinePasses(StrEnum):
 
 
 class Policy(Contract):
-    """What happens when things go wrong."""
+    """What happens when things go wrong, and once the job is over."""
 
     backoff_limit: Annotated[
         int,
@@ -89,6 +89,21 @@ class Policy(Contract):
             "gang starts anew. A local run has no nodes.",
         ),
     ] = 300
+    ttl_seconds_after_finished: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=315_360_000,
+            description="The job is deleted so many seconds after it was over (Complete or Failed; "
+            "one that is Suspended is not): 0 at once, left out never. It may be set, changed and "
+            "taken away later, too. With the job go its pods and their logs, its report and, with "
+            "storage.whenDeleted Delete, the claim that was made for it: the model, the rows and "
+            "each row's predictions. Its usage records stay, and a claim that is retained or that "
+            "you name. If that would destroy a trained model that was to go to output.uri and did "
+            "not, the job stays. What applies manifests over and over (Argo CD, Flux) would start "
+            "the job anew. A local run deletes nothing.",
+        ),
+    ] = None
 
     @property
     def collective_seconds(self) -> int:

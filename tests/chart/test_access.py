@@ -14,7 +14,7 @@ BEYOND = "beyond"
 NARROW = {"watchNamespaces": [SERVED]}
 
 JOBS_RIGHTS = """
-finetunejobs.finetune.dev get list watch patch
+finetunejobs.finetune.dev get list watch patch delete
 finetunejobs.finetune.dev/status update
 jobs.batch get create patch delete
 pods get list watch patch delete
@@ -47,7 +47,7 @@ clusterroles.rbac.authorization.k8s.io create bind escalate
 clusterrolebindings.rbac.authorization.k8s.io create
 nodes patch update delete
 ratecards.finetune.dev create update patch delete
-finetunejobs.finetune.dev create update delete
+finetunejobs.finetune.dev create update deletecollection
 usagerecords.finetune.dev delete deletecollection
 deployments.apps get create
 configmaps list update delete

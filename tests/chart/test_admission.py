@@ -11,7 +11,8 @@ import pytest
 
 from harness.controlplane import ControlPlane
 from harness.helm import ACCOUNT, install
-from harness.objects import Object, changed
+from harness.objects import JOB, Object, changed
+from harness.settled import wait_until_served
 
 NAMESPACE = "admission"
 LABELS = {"app.kubernetes.io/managed-by": "finetune-operator"}
@@ -81,10 +82,13 @@ def guarded(bare_plane: ControlPlane) -> ControlPlane:
     # The controller that makes it does not run here.
     bare_plane.kubectl("create", "serviceaccount", "default", "--namespace", NAMESPACE)
     pod = created(bare_plane, POD)
+    wait_until_served(bare_plane)
+    created(bare_plane, changed(JOB, {"metadata.namespace": NAMESPACE}))
     give_up = time.monotonic() + OBEYED_WITHIN_SECONDS
     while not (
         patched(bare_plane, pod, add("/metadata/labels/x", "y"), "--dry-run=server")
         and refusal(bare_plane, "create", "configmap", "unlabeled", "--dry-run=server")
+        and refusal(bare_plane, "delete", "finetunejob", "reviews", "--dry-run=server")
     ):
         assert time.monotonic() < give_up, "the policies are not obeyed"
         time.sleep(0.2)
@@ -184,6 +188,32 @@ def test_the_operator_writes_nothing_that_it_did_not_make(guarded: ControlPlane)
         patched(guarded, stranger, gate),
     ):
         assert "the operator may write only what is labeled" in said
+
+
+@pytest.mark.parametrize(
+    ("phase", "policy", "allowed"),
+    [
+        ("Complete", {"ttlSecondsAfterFinished": 0}, True),
+        ("Failed", {"ttlSecondsAfterFinished": 60}, True),
+        ("Complete", {}, False),
+        ("Suspended", {"ttlSecondsAfterFinished": 0}, False),
+        ("Training", {"ttlSecondsAfterFinished": 0}, False),
+        (None, {"ttlSecondsAfterFinished": 0}, False),
+    ],
+)
+def test_the_operator_deletes_only_jobs_that_are_over_and_say_so(
+    guarded: ControlPlane, phase: str | None, policy: Object, *, allowed: bool
+) -> None:
+    name = f"job-{phase}-{len(policy)}".lower()
+    job = changed(JOB, {"metadata": {"name": name, "namespace": NAMESPACE}, "spec.policy": policy})
+    created(guarded, job)
+    if phase is not None:
+        text = json.dumps({"status": {"phase": phase}})
+        status = ("--subresource=status", "--type=merge", f"--patch={text}")
+        guarded.kubectl("patch", "finetunejob", name, "-n", NAMESPACE, *status)
+    said = refusal(guarded, "delete", "finetunejob", name, "--wait=false")
+    assert (said == "") == allowed
+    assert allowed or "the operator may delete only a FineTuneJob that is over" in said
 
 
 def merged(plane: ControlPlane, config_map: str, change: Object) -> str:

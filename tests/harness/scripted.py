@@ -125,6 +125,7 @@ class World:
     smoke: bool = False
     look_seconds: float = 1.0
     max_ranks: int | None = 8
+    deletes_jobs: bool = False
     device_memory_bytes: int | None = None
     model_parameters: int = 1000
     writes: list[str] = field(default_factory=list)
@@ -296,6 +297,7 @@ class ScriptedEngine:
                 device_memory_bytes=world.device_memory_bytes,
                 placements=dict.fromkeys(Step, placement()),
                 control_interval_seconds=world.look_seconds,
+                deletes_jobs=world.deletes_jobs,
             ),
             pods=pods,
             records=tuple(world.records.values()),

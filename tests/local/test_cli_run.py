@@ -200,7 +200,7 @@ def a_place(
             "compute": {"workers": 2, "gpusPerWorker": 1},
             "checkpoint": {"everySteps": 10},
             "evaluation": {"resamples": 200},
-            "policy": {"gracePeriodSeconds": GRACE_SECONDS},
+            "policy": {"gracePeriodSeconds": GRACE_SECONDS, "ttlSecondsAfterFinished": 0},
         }
         made.append(Place(root=root, spec=spec))
         return made[-1]
@@ -336,9 +336,14 @@ def test_the_page_lies_in_the_workspace_and_can_be_written_anew(undisturbed: Fin
 
 
 def test_a_complete_job_run_again_stays_as_it_is(undisturbed: Finished) -> None:
+    """Also where its time after the end is over, and it says so: only a cluster deletes it."""
     again = undisturbed.place.run()
     assert again.code == ExitCode.DONE
     assert again.status == undisturbed.end.status
+    assert (undisturbed.place.job_folder() / LAYOUT.output_model).exists()
+    for end in (undisturbed.end, again):
+        assert "policy.ttlSecondsAfterFinished is a cluster's" in end.said
+        assert "TTLExpired" not in end.said
 
 
 @pytest.fixture(scope="session")

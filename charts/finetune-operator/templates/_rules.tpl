@@ -2,12 +2,13 @@
 What the operator may do where FineTuneJobs are. Written once: a ClusterRole when all namespaces
 are served, else a Role in each of them. There is no `create` of pods (the Job controller makes
 them), no Secret, no exec. What a job had made for it goes with the job, by its owner references, so
-hardly anything is deleted from here.
+hardly anything is deleted from here; of FineTuneJobs those that are over and whose
+policy.ttlSecondsAfterFinished says so (an admission policy holds the operator to that).
 */}}
 {{- define "finetune-operator.rules.jobs" -}}
 - apiGroups: [finetune.dev]
   resources: [finetunejobs]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, delete]
 - apiGroups: [finetune.dev]
   resources: [finetunejobs/status]
   verbs: [update]

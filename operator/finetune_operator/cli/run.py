@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from finetune_api.job import FineTuneJob
-from finetune_api.phases import Phase, Reason
+from finetune_api.phases import TERMINAL, Phase, Reason
 from finetune_api.report import ExitCode, FailureClass
 from finetune_api.run import LAYOUT
 from finetune_api.status import JobStatus
@@ -159,6 +159,9 @@ def _conclude(workspace: Workspace, job: FineTuneJob, decision: Decision) -> Non
         lines.append(f"  model   {model}")
     lines.append(f"  page    {workspace.page}")
     lines.append(f"  status  {workspace.status_file}")
+    over = status.phase in TERMINAL
+    if over and job.spec.policy.ttl_seconds_after_finished is not None:
+        lines.append("policy.ttlSecondsAfterFinished is a cluster's: a local run deletes nothing.")
     if status.reason == Reason.INTERRUPTED:
         lines.append("Run the same command again to go on from the checkpoint.")
     if status.phase is Phase.FAILED:

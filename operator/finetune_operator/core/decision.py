@@ -85,3 +85,5 @@ class Decision:
     """None: nothing is due until something changes."""
     finished: bool = False
     """Nothing is left to do: terminal or saved and waiting, records sealed, pods forgotten."""
+    expired: bool = False
+    """Finished, and its time after that is over too: the job is to be deleted."""

@@ -51,6 +51,8 @@ class EngineFacts:
     """Where the job's workspace lies, as the head of an artifact's URI; empty: where it is run."""
     machine: str = ""
     """For people: what the gang was mapped to."""
+    deletes_jobs: bool = False
+    """Whether a finished job is an object that may be deleted (a cluster's)."""
 
 
 @dataclass(frozen=True, kw_only=True)

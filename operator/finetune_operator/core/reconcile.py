@@ -11,7 +11,7 @@ from finetune_api.status import JobStatus
 from finetune_api.times import format_time
 from finetune_operator.core.bookkeeping import currency_of, keep_books, with_use
 from finetune_operator.core.conditions import is_true
-from finetune_operator.core.decision import Decision
+from finetune_operator.core.decision import Decision, Event
 from finetune_operator.core.gangs import GangStep, advance
 from finetune_operator.core.intake import take_in
 from finetune_operator.core.observed import Observed
@@ -30,6 +30,8 @@ from finetune_operator.cost.ledger import totals
 
 _SOON_SECONDS = 0.2
 """What was done now is there to be read at once."""
+_LONGEST_REST_SECONDS = 86_400.0
+"""Whoever waited for longer would not notice that a clock which was wrong was set right."""
 
 
 def reconcile(observed: Observed, now: datetime) -> Decision:
@@ -60,15 +62,19 @@ def reconcile(observed: Observed, now: datetime) -> Decision:
     write = worth_writing(before, status, now, running=running)
     if write:
         status = status.model_copy(update={"last_update_time": format_time(now)})
+    finished = resting and not actions and not write and not gangs.busy
+    expired = finished and _is_due(finding, now)
+    ending = _ending(finding) if expired else ()
     return Decision(
         status=status,
         write_status=write,
         actions=actions,
-        events=events,
+        events=(*events, *ending),
         look_again_seconds=_look_again(
             situation, gangs, finding, resting=resting, changed=write or bool(actions)
         ),
-        finished=resting and not actions and not write and not gangs.busy,
+        finished=finished,
+        expired=expired,
     )
 
 
@@ -114,6 +120,26 @@ def _resting(status: JobStatus, finding: Finding | None, *, running: bool) -> bo
     )
 
 
+def _is_due(finding: Finding | None, now: datetime) -> bool:
+    """Whether the moment has come that a rest lasts to."""
+    return finding is not None and finding.until is not None and now >= finding.until
+
+
+def _ending(finding: Finding | None) -> tuple[Event, ...]:
+    """What is told of a job before it is deleted: the event stays a while longer than it."""
+    if finding is None:
+        return ()
+    return (Event(kind="Normal", reason="TTLExpired", message=finding.message),)
+
+
+def _until_due(finding: Finding | None, now: datetime) -> float | None:
+    """When to look at a rest that ends by itself; once it has, nobody looks any more."""
+    if finding is None or finding.until is None or _is_due(finding, now):
+        return None
+    left = (finding.until - now).total_seconds()
+    return min(max(_SOON_SECONDS, left), _LONGEST_REST_SECONDS)
+
+
 def _look_again(
     situation: Situation,
     gangs: GangStep,
@@ -123,7 +149,7 @@ def _look_again(
     changed: bool,
 ) -> float | None:
     if resting:
-        return _SOON_SECONDS if changed else None
+        return _SOON_SECONDS if changed else _until_due(finding, situation.now)
     if gangs.actions and not gangs.blocked:
         return _SOON_SECONDS
     if gangs.busy:

@@ -47,7 +47,7 @@ class Finding:
     reason: str
     message: str
     until: datetime | None = None
-    """HOLD: when it ends by itself."""
+    """HOLD: when it ends by itself. REST: when the job is deleted."""
     admitted: bool = True
     """HOLD: False where the job is not even admitted."""
 

@@ -151,6 +151,7 @@ def facts_of(cluster: Cluster, job: FineTuneJob) -> EngineFacts:
         image=settings.trainer.image,
         workspace=f"pvc://{workspace_claim_of(job)}/{job.metadata.uid}/",
         machine="this cluster",
+        deletes_jobs=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""One look at one job of the cluster: finalizer, decision, and when to look again.
+"""One look at one job of the cluster: finalizer, decision, end, and when to look again.
 
 Called by the workers. What goes wrong is the job's alone: it is given up, told in the log, and
 tried again later.
@@ -11,7 +11,7 @@ from datetime import datetime
 
 from finetune_api.phases import TERMINAL
 from finetune_operator.engine import step
-from finetune_operator.kube import finalizers, unreadable
+from finetune_operator.kube import expiry, finalizers, unreadable
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.engine import KubeEngine, UnreadableJobError
 from finetune_operator.kube.resources import Json
@@ -70,6 +70,8 @@ class Controller:
         if decision.write_status:
             status = decision.status
             _log.info("%s: %s: %s", status.phase, status.reason, status.message)
+        if decision.expired:
+            await expiry.delete(self.cluster.client, self.cluster.caches.jobs, engine.raw)
         if decision.finished and (leaving or decision.status.phase in TERMINAL):
             await finalizers.remove(self.cluster, engine.raw)
         return decision.look_again_seconds

@@ -5,6 +5,7 @@ from finetune_operator.core.policies.baseline import baseline
 from finetune_operator.core.policies.budget import budget
 from finetune_operator.core.policies.deadline import deadline
 from finetune_operator.core.policies.deletion import deletion
+from finetune_operator.core.policies.expiry import expiry
 from finetune_operator.core.policies.finished import finished
 from finetune_operator.core.policies.gang import gang
 from finetune_operator.core.policies.outcome import outcome
@@ -17,6 +18,7 @@ from finetune_operator.core.policies.validity import validity
 from finetune_operator.core.situation import Policy
 
 POLICIES: tuple[Policy, ...] = (
+    expiry,
     finished,
     deletion,
     outcome,
