@@ -26,6 +26,8 @@ UNLABELED_LIMIT = 0.05
 """More rows than this share without a label are a broken file, not a few slips."""
 MENDED_LIMIT = 0.05
 """Nor are more rows than this share whose targets must be mended."""
+MOST_DROPPED_PERCENT = 5
+"""Where ``dataset.maxDroppedPercent`` says nothing."""
 
 DROPPED_LABEL = "dropped label"
 NO_LABEL = "no label"

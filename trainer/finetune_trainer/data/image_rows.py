@@ -17,7 +17,13 @@ from transformers import BaseImageProcessor, PreTrainedTokenizerBase
 
 from finetune_api.datareport import ImageStatistics, Spread
 from finetune_api.dataset import Columns
-from finetune_trainer.data.cleaning import IMAGE_FAULTS, NO_IMAGE, NO_LABEL, Counts
+from finetune_trainer.data.cleaning import (
+    IMAGE_FAULTS,
+    MOST_DROPPED_PERCENT,
+    NO_IMAGE,
+    NO_LABEL,
+    Counts,
+)
 from finetune_trainer.data.encoding import Column, EncodedRow
 from finetune_trainer.data.image_files import METADATA, ImageFiles
 from finetune_trainer.data.image_likeness import ImageLikeness
@@ -27,9 +33,6 @@ from finetune_trainer.data.rows import CleanRow
 from finetune_trainer.data.values import Values, kind_of, name_in
 from finetune_trainer.data.variety import effective_number
 from finetune_trainer.errors import DataError
-
-MOST_DROPPED_PERCENT = 5
-"""Where ``dataset.maxDroppedPercent`` says nothing."""
 
 IMAGE_COLUMN = "image"
 FILE_COLUMN = "file_name"

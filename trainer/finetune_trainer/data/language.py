@@ -20,6 +20,7 @@ from finetune_trainer.data.chat_template import require_chat_template
 from finetune_trainer.data.cleaning import (
     ANSWER_CUT,
     CROSSING,
+    MOST_DROPPED_PERCENT,
     NO_ANSWER,
     NO_TEXT,
     NOT_LEARNED,
@@ -42,9 +43,6 @@ from finetune_trainer.data.values import Values
 from finetune_trainer.errors import DataError
 from finetune_trainer.models.generation import read_settings, stop_ids
 from finetune_trainer.models.processors import tokens_of
-
-MOST_DROPPED_PERCENT = 5
-"""Where ``dataset.maxDroppedPercent`` says nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
