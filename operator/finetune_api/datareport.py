@@ -230,13 +230,6 @@ class DataReport(Contract):
     """Rows left after cleaning."""
     train_rows: Count
     """Rows that train."""
-    train_examples: Annotated[
-        Size | None,
-        Field(
-            description="What a step counts in, where a row is not one example: windows of long "
-            "rows."
-        ),
-    ] = None
     select_rows: Count
     """Rows that choose the checkpoint."""
     test_rows: Count
@@ -281,11 +274,6 @@ class DataReport(Contract):
     ] = None
     data_digest: Annotated[Digest, Field(description="Of the source bytes.")]
     split_digest: Annotated[Digest, Field(description="Of row ids and roles.")]
-
-    @property
-    def steps_count_in(self) -> int:
-        """Examples of an epoch: rows, or what the task makes of them."""
-        return self.train_rows if self.train_examples is None else self.train_examples
 
 
 class ImageFacts(Contract):

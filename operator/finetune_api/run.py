@@ -98,18 +98,18 @@ class Run(Contract):
     ] = None
 
 
-def steps_per_epoch(examples: int, global_batch_size: int) -> int:
+def steps_per_epoch(rows: int, global_batch_size: int) -> int:
     """Optimizer steps in one pass; the last, smaller batch counts."""
-    return max(1, math.ceil(examples / global_batch_size))
+    return max(1, math.ceil(rows / global_batch_size))
 
 
-def total_steps(run: RunTraining, examples: int) -> int:
+def total_steps(run: RunTraining, rows: int) -> int:
     """Optimizer steps of the whole training."""
     if run.max_steps is not None:
         return run.max_steps
     if run.epochs is None:
         raise ValueError("training: neither epochs nor maxSteps is resolved")
-    return max(1, math.ceil(run.epochs * steps_per_epoch(examples, run.global_batch_size)))
+    return max(1, math.ceil(run.epochs * steps_per_epoch(rows, run.global_batch_size)))
 
 
 class Env(StrEnum):

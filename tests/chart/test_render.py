@@ -120,7 +120,9 @@ def test_crds_are_rendered_as_generated_and_kept() -> None:
 
 
 def test_crds_that_are_not_to_be_kept_are_rendered_as_generated() -> None:
-    for crd in of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition"):
+    rendered = of_kind(render({"crds": {"keep": False}}), "CustomResourceDefinition")
+    assert len(rendered) == len(RESOURCES)
+    for crd in rendered:
         file = REPOSITORY / "crds" / f"{crd['metadata']['name']}.yaml"
         assert crd == yaml.safe_load(file.read_text())
 

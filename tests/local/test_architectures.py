@@ -111,7 +111,7 @@ def a_batch(task: Task, tokenizer: Any, pad: int) -> Batch:
             for text, target in zip(TEXTS, targets, strict=True)
         ]  # fmt: skip
         encoded = form.encoder(tokenizer, labels, 16).encode(clean)
-        examples = [row.examples[0] for row in encoded]
+        examples = [row.example for row in encoded]
         columns = {name: [one[name] for one in examples] for name in examples[0]}
     batch = form.collation(Padding(pad)).batch(columns)
     return {**batch, "weights": torch.ones(rows)}

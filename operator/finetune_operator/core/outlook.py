@@ -34,7 +34,7 @@ def with_progress(status: JobStatus, observed: Observed, now: datetime) -> JobSt
     if status.resolved is None or status.data is None:
         return status
     run = run_for(observed.job, Step.TRAIN, status.resolved, None)
-    total = total_steps(run.training, status.data.steps_count_in)
+    total = total_steps(run.training, status.data.train_rows)
     live = live_progress(status, observed)
     forecast = _forecast(status, live, total)
     return status.model_copy(

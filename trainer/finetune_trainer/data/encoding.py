@@ -1,4 +1,4 @@
-"""From a row to the numbers that a model reads: examples of token ids and a target.
+"""From a row to the numbers that a model reads: an example of token ids and a target.
 
 Each task has an encoder; ``tokenizing`` writes down what it makes.
 """
@@ -21,14 +21,14 @@ _TOKEN_TYPES = "token_type_ids"  # noqa: S105 - a column's name
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedRow:
-    """A row as the model reads it: one example, or several where it is long.
+    """A row as the model reads it.
 
     ``tokens`` is its length before any cut, special tokens included; ``is_cut`` says that not all
-    of it is in one example; ``learned`` counts the tokens that are, where others are only read;
-    ``unread`` the tagged words that are in no example.
+    of it is in the example; ``learned`` counts the tokens that are learned, where others are only
+    read; ``unread`` the tagged words that are not in the example.
     """
 
-    examples: Sequence[Mapping[str, Column]]
+    example: Mapping[str, Column]
     tokens: int
     is_cut: bool
     learned: int | None = None
@@ -76,4 +76,4 @@ def encode_texts(
                 texts[place], return_attention_mask=True, truncation=True, max_length=max_length
             )
             example = {name: cut[name] for name in names}
-        yield EncodedRow(examples=[example], tokens=len(ids), is_cut=len(ids) > max_length)
+        yield EncodedRow(example=example, tokens=len(ids), is_cut=len(ids) > max_length)

@@ -280,7 +280,7 @@ class ImageEncoder:
         """One example each."""
         for row in rows:
             example = {"pixels": row.input.pixels(), "label": self.numbers[row.target]}
-            yield EncodedRow(examples=[example], tokens=0, is_cut=False)
+            yield EncodedRow(example=example, tokens=0, is_cut=False)
 
     def kept(self, row: CleanRow[ImageRow, str]) -> Mapping[str, Column]:  # noqa: ARG002
         """Nothing."""

@@ -262,7 +262,7 @@ class TokenEncoder:
                 "weight": float(made.weights.sum(dtype=np.float64)),
             }
             yield EncodedRow(
-                examples=[example],
+                example=example,
                 tokens=made.length,
                 is_cut=made.length > len(made.ids),
                 learned=int((made.weights > 0).sum()),

@@ -242,7 +242,6 @@ def _tokenize(
         role: write_tokenized(of_role, encoder, folder=folders[role], keep_input=role is Role.TEST)
         for role, of_role in rows.roles.items()
     }
-    examples = lengths[Role.TRAIN].examples
     test_counts = rows.test_counts or Counts()
     per_class = {role: class_counts(of_role) for role, of_role in rows.roles.items()}
     kept = {role: len(of_role) for role, of_role in rows.roles.items()}
@@ -253,7 +252,6 @@ def _tokenize(
         read_rows=read,
         kept_rows=sum(kept.values()),
         train_rows=kept[Role.TRAIN],
-        train_examples=None if examples == kept[Role.TRAIN] else examples,
         select_rows=kept[Role.SELECT],
         test_rows=kept[Role.TEST],
         cleaning=(*rows.counts.reasons(), *test_counts.reasons("test: ")),

@@ -68,7 +68,7 @@ class TagEncoder:
             for word, place in zip(one.words, one.places, strict=True):
                 tags[place] = numbers[row.target[word]]
             yield EncodedRow(
-                examples=[{**one.columns, "tags": tags, "weight": float(len(one.words))}],
+                example={**one.columns, "tags": tags, "weight": float(len(one.words))},
                 tokens=one.tokens,
                 is_cut=one.tokens > length,
                 learned=len(one.words),

@@ -1,7 +1,7 @@
 """How rows of one text each become examples. Used by the tasks on whole texts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from transformers import PreTrainedTokenizerBase
@@ -37,11 +37,8 @@ class TextEncoder(Generic[T]):
         """Encode rows, one example each."""
         encoded = encode_texts([row.input for row in rows], self.tokenizer, self.max_length)
         for row, one in zip(rows, encoded, strict=True):
-            (example,) = one.examples
             label = self.target(row.target)
-            yield EncodedRow(
-                examples=[{**example, "label": label}], tokens=one.tokens, is_cut=one.is_cut
-            )
+            yield replace(one, example={**one.example, "label": label})
 
     def kept(self, row: CleanRow[str, T]) -> Mapping[str, Column]:
         """The text."""

@@ -25,15 +25,13 @@ _EXAMPLES = 10
 class TokenLengths:
     """Lengths in tokens before any cut, row by row, special tokens included.
 
-    ``cut`` says of each row whether it is in one example whole; ``examples`` counts them;
-    ``learned`` the tokens that are learned, where others are only read; ``unread`` the tagged words
-    that are in no example.
+    ``cut`` says of each row whether it was too long; ``learned`` counts the tokens that are
+    learned, where others are only read; ``unread`` the tagged words that are in no example.
     """
 
     lengths: NDArray[np.int64]
     cut: NDArray[np.bool_]
     ids: tuple[str, ...]
-    examples: int
     learned: int | None
     unread: int | None
 
@@ -94,7 +92,7 @@ def write_tokenized(
                     unread.append(encoded.unread)
                 own: dict[str, Any] = {"row_id": row.id, "group": row.group}
                 own |= {"groups": row.groups, **encoder.kept(row)} if keep_input else {}
-                yield from ({**own, **example} for example in encoded.examples)
+                yield {**own, **encoded.example}
 
     scratch = folder.with_name(f"{folder.name}.scratch")
     try:
@@ -113,7 +111,6 @@ def write_tokenized(
         lengths=np.asarray(lengths, dtype=np.int64),
         cut=np.asarray(cut, dtype=np.bool_),
         ids=tuple(row.id for row in rows),
-        examples=len(made),
         learned=sum(learned) if learned else None,
         unread=sum(unread) if unread else None,
     )

@@ -101,8 +101,7 @@ def _ask(test: TestRows, twins: dict[int, str]) -> Logits:
     def examples() -> Iterator[dict[str, object]]:
         encoded = encode_texts(list(twins.values()), test.tokenizer, length)
         for row, one in zip(rows, encoded, strict=True):
-            (example,) = one.examples
-            yield {**row, **example}
+            yield {**row, **one.example}
 
     if not twins:
         return np.zeros((0, int(test.model.config.num_labels or 0)), dtype=np.float32)

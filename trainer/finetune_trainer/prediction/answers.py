@@ -116,7 +116,7 @@ class TextAnswerer:
                 f"{where}: no text in column {self.column!r}; write one, or name another"
             )
         (one,) = encode_texts([text], self.finished.tokenizer, self.finished.max_length)
-        return Asked(one.examples[0], text, is_cut=one.is_cut)
+        return Asked(one.example, text, is_cut=one.is_cut)
 
     def answer(self, batch: Sequence[Asked]) -> list[Answer]:
         """A class with its probability and those of all; all labels told; or a number."""

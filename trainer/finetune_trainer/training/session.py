@@ -184,7 +184,7 @@ def _assemble(
     signs: SignsOfWork,
 ) -> tuple[FineTuneTrainer, Boundary]:
     training, place = run.training, gang.place
-    steps = total_steps(training, report.data.steps_count_in)
+    steps = total_steps(training, report.data.train_rows)
     form = FORMS[run.task]
     folder = model_folder(run, environment)
     collation = form.batches(
@@ -248,10 +248,10 @@ def _rows(
 ) -> tuple[PreparedRows, PreparedRows]:
     """The rows to train on and to select by, weighed alike where the run weighs classes."""
     train_rows = PreparedRows.load(prepared / "train", collation)
-    if len(train_rows) != report.data.steps_count_in:
+    if len(train_rows) != report.data.train_rows:
         raise DataError(
-            f"{prepared}: {len(train_rows)} examples to train on, the report says "
-            f"{report.data.steps_count_in}; run the prepare step again"
+            f"{prepared}: {len(train_rows)} rows to train on, the report says "
+            f"{report.data.train_rows}; run the prepare step again"
         )
     select_rows = PreparedRows.load(prepared / "select", collation)
     if training.class_weights is not None:
