@@ -159,7 +159,7 @@ def _phases() -> Iterator[str]:
 
 def _conditions() -> Iterator[str]:
     yield "## Conditions and reasons\n"
-    yield "`kubectl wait --for=condition=Complete ftj/NAME` waits for any of these.\n"
+    yield "`kubectl wait --for=condition=Complete --timeout=1h ftj/NAME` waits for any of these.\n"
     yield _table(
         ("condition", "status", "reasons", "meaning"),
         (
