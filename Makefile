@@ -24,7 +24,7 @@ GENERATED := crds $(CHART_CRDS) docs/reference.md
 
 .PHONY: help
 help: ## Say what can be made (this)
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: env ## Fine-tune a small model on real sentences on this machine, and show the verdict
