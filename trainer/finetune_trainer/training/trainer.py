@@ -2,7 +2,7 @@
 
 Ours are: which rows a step learns from, how they are weighted, how the select rows are scored, and
 what a checkpoint holds. All else (precision, sharding, optimizer, schedule) is the library's.
-``boundary`` decides between steps; ``rank`` puts it together.
+``boundary`` decides between steps; ``session`` puts it together.
 """
 
 from collections.abc import Mapping
