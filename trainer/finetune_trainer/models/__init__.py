@@ -1,1 +1,1 @@
-"""Models: whether one fits its task, and its facts."""
+"""Models: whether one fits its task, its facts, loading, LoRA, export and publishing."""

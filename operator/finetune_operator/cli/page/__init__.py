@@ -1,6 +1,6 @@
 """The page of a job: one self-contained HTML file with its verdict, evidence and cost.
 
-Written by ``finetune run`` into the workspace. Everything that is asked for is computed in Python
+Written by ``finetune run`` and ``finetune report``. Everything on it is computed in Python
 (``verdict``, ``costs``, ``evidence``, ``curve``, ``attempts``, ``data``, ``settings``) and laid out
 by the templates beside it, which escape all of it: labels and messages are people's text.
 """
