@@ -83,6 +83,23 @@ class FailureClass(StrEnum):
     UNKNOWN = "Unknown"
 
 
+FAILURE_MEANING: dict[FailureClass, str] = {
+    FailureClass.USER_ERROR: "The manifest or the model is wrong.",
+    FailureClass.DATA_ERROR: "The rows are missing, malformed or unfit for the task.",
+    FailureClass.HOST_OOM: "A pod was killed for the memory that it took.",
+    FailureClass.DEVICE_OOM: "An accelerator's memory did not suffice.",
+    FailureClass.COLLECTIVE_HANG: "A rank waited in vain for another one.",
+    FailureClass.STORAGE: "A volume or an object store could not be read or written.",
+    FailureClass.NODE_FAULT: "A node was lost, or lacks what it promised, such as a GPU.",
+    FailureClass.PREEMPTED: "A pod was disrupted: preempted, evicted or drained.",
+    FailureClass.UNSCHEDULABLE: "Not all pods ran within policy.startTimeoutSeconds.",
+    FailureClass.IMAGE_PULL: "The trainer's image could not be pulled.",
+    FailureClass.STALLED: "It got no further for policy.stallTimeoutSeconds.",
+    FailureClass.REPORT_MISSED: "The step was done, but its report was not received.",
+    FailureClass.UNKNOWN: "None of these; the message has what is known.",
+}
+
+
 class CurvePoint(Contract):
     """A point of the loss curve; ``select_loss`` where the select rows were scored."""
 

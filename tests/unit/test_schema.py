@@ -18,7 +18,7 @@ from finetune_api.job import FineTuneJob
 from finetune_api.markers import Cel, Contract, Label, ListMap, Timestamp, rules
 from finetune_api.phases import MEANINGS, TRANSITIONS
 from finetune_api.reference import reference_page
-from finetune_api.report import EXIT_MEANING, ExitCode
+from finetune_api.report import EXIT_MEANING, FAILURE_MEANING, ExitCode, FailureClass
 from finetune_api.run import ENV_MEANING, Env
 from finetune_api.schema import (
     RESOURCES,
@@ -316,6 +316,7 @@ def test_the_reference_names_every_field_rule_phase_code_and_variable() -> None:
     assert EXIT_MEANING.keys() == set(ExitCode)
     for code, meaning in EXIT_MEANING.items():
         assert f"| {int(code)} | {meaning} |" in page
+    assert FAILURE_MEANING.keys() == set(FailureClass)
     assert ENV_MEANING.keys() == set(Env)
     for name in Env:
         assert f"| `{name}` |" in page
