@@ -59,7 +59,7 @@ class RateEntry(Contract):
         ),
     ] = RateResource.ACCELERATOR
     gpu_type: Annotated[
-        Label | None, Field(description="The accelerator's product name, as nodes are labelled.")
+        Label | None, Field(description="The accelerator's product name, as nodes are labeled.")
     ] = None
     provider: Annotated[Label | None, Field(description="Cloud, or data center.")] = None
     region: Annotated[Label | None, Field(description="Region label of the node.")] = None

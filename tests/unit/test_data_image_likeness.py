@@ -112,11 +112,11 @@ def test_whatever_quality_size_and_light_a_copy_has_it_is_found(
     assert copies(original, jpeg(lit, quality)).earlier == {1: [0]}
 
 
-def test_a_larger_crop_and_a_neighbour_are_other_images() -> None:
+def test_a_larger_crop_and_a_neighbor_are_other_images() -> None:
     photograph = PHOTOGRAPHS["china"]
     whole = photograph.crop((100, 150, 300, 350))
-    neighbour = photograph.crop((120, 150, 320, 350))
-    for other in (cropped(whole, 0.1), neighbour):
+    neighbor = photograph.crop((120, 150, 320, 350))
+    for other in (cropped(whole, 0.1), neighbor):
         assert copies(whole, other).earlier == {}
         # Nor if they happen to be looked at.
         assert not agree(pixels(whole), pixels(other))

@@ -15,7 +15,7 @@ from finetune_trainer.evaluation.metrics import Floats, Integers
 
 
 @st.composite
-def labelled_rows(draw: st.DrawFn) -> tuple[int, Integers, Integers]:
+def labeled_rows(draw: st.DrawFn) -> tuple[int, Integers, Integers]:
     classes = draw(st.integers(2, 5))
     pairs = draw(
         st.lists(
@@ -42,7 +42,7 @@ def random_outputs(seed: int, rows: int = 300, classes: int = 3) -> RowOutputs:
     )
 
 
-@given(labelled_rows())
+@given(labeled_rows())
 def test_what_a_confusion_matrix_determines_agrees_with_scikit_learn(
     rows: tuple[int, Integers, Integers],
 ) -> None:
@@ -64,7 +64,7 @@ def test_what_a_confusion_matrix_determines_agrees_with_scikit_learn(
     )
 
 
-@given(labelled_rows())
+@given(labeled_rows())
 def test_a_stack_of_matrices_gives_each_matrix_its_own_figure(
     rows: tuple[int, Integers, Integers],
 ) -> None:
@@ -83,7 +83,7 @@ def test_a_stack_of_matrices_gives_each_matrix_its_own_figure(
         assert figure(stack).tolist() == [[one, other], [other, one]]
 
 
-@given(labelled_rows())
+@given(labeled_rows())
 def test_each_class_has_the_figures_that_scikit_learn_gives_it(
     rows: tuple[int, Integers, Integers],
 ) -> None:

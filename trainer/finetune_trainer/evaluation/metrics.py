@@ -1,4 +1,4 @@
-"""Figures of a classifier on labelled rows: pure functions of counts and probabilities.
+"""Figures of a classifier on labeled rows: pure functions of counts and probabilities.
 
 Whatever a confusion matrix determines is computed from it, for one matrix or for a stack of them
 at once: the bootstrap of ``intervals`` calls the same functions as the report's point values.
