@@ -9,8 +9,10 @@ import pytest
 
 from harness.processes import REPOSITORY
 
-PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 EXTRAS = PROJECT["optional-dependencies"]
+REASONS = (REPOSITORY / "docs" / "dependencies.md").read_text()
 # What an image leaves out is as much of a promise as what it brings.
 NEVER_IN = {
     "operator": {"torch", "transformers", "deepspeed", "pytest"},
@@ -41,7 +43,16 @@ def test_an_image_brings_nothing_of_the_other_side(image: str) -> None:
 
 
 def test_every_dependency_has_a_reason() -> None:
-    rows = (REPOSITORY / "docs" / "dependencies.md").read_text()
     for requirements in (PROJECT["dependencies"], *EXTRAS.values()):
         for name in names(requirements):
-            assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", rows), name
+            assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", REASONS), name
+
+
+def test_what_has_a_reason_is_a_dependency() -> None:
+    packages, _, _ = REASONS.partition("## Programs that the tests start")
+    cells = re.findall(r"^\| ([a-z].*?) \|", packages, re.MULTILINE)
+    listed = {it for cell in cells for it in cell.split(", ") if " " not in it} - {"package"}
+    every = [*PROJECT["dependencies"], *(it for extra in EXTRAS.values() for it in extra)]
+    assert len(listed) > 30
+    # uv makes the environment itself, from constraints of its own.
+    assert listed <= names([*every, *PYPROJECT["build-system"]["requires"], "uv"])
