@@ -151,7 +151,7 @@ mutants: env ## Break the core and the cost code at random and count what the un
 	@echo "mutants: core/ and cost/ against their tests in tests/unit, in a copy under .cache/mutants (long)"
 	@rm -rf .cache/mutants && mkdir -p .cache/mutants/src
 	@cp -Rp operator/. trainer/. .cache/mutants/src/  # the tool knows sources under src/ alone
-	@cp -Rp tests crds constraints docs examples tools pyproject.toml .cache/mutants/
+	@cp -Rp tests crds constraints docs examples tools pyproject.toml README.md .cache/mutants/
 	@cd .cache/mutants && $(CURDIR)/$(BIN)/mutmut run && $(CURDIR)/$(BIN)/mutmut results
 
 .PHONY: clean
