@@ -1,6 +1,6 @@
 """The ledger: what a set of records adds up to. Nothing is ever counted up beside it.
 
-Called by the core on every look with all records of a job, and by whatever sums a budget.
+Called by the core on every look with all records of a job, and by the metrics with those of all.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
