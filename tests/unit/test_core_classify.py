@@ -115,6 +115,19 @@ def test_every_failure_class_has_a_response() -> None:
     assert RESPONSES[FailureClass.PREEMPTED] is Response.RETRY_FREE
 
 
+@pytest.mark.parametrize(
+    ("step", "code", "message"),
+    [
+        (Step.TRAIN, ExitCode.STOPPED, "Stopped, the work saved."),
+        (Step.TRAIN, 137, "Stopped; worker 0 did not save within the grace."),
+        (Step.PREPARE, 143, "Stopped; the step begins anew when the job goes on."),
+        (Step.EVALUATE, 143, "Stopped; the step begins anew when the job goes on."),
+    ],
+)
+def test_a_stop_says_what_becomes_of_the_work(step: Step, code: int, message: str) -> None:
+    assert classify(step, [ended(0, code)], "Interrupted").message == message
+
+
 def test_an_exit_code_that_means_stopped_is_no_failure() -> None:
     assert classify(Step.TRAIN, [ended(0, ExitCode.STOPPED)], None).failure is None
 

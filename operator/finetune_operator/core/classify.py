@@ -61,15 +61,15 @@ def classify(
     if all(pod.exit_code == ExitCode.DONE for pod in pods):
         return Outcome(reason=COMPLETED, message=f"{step.capitalize()} completed.")
     if asked_to_stop:
-        return Outcome(reason=asked_to_stop, message=_stop_message(pods))
-    return _by_evidence(pods)
+        return Outcome(reason=asked_to_stop, message=_stop_message(step, pods))
+    return _by_evidence(step, pods)
 
 
 def _failed(failure: FailureClass, message: str, node: str | None = None) -> Outcome:
     return Outcome(reason=failure, message=message, failure=failure, node=node)
 
 
-def _by_evidence(pods: Sequence[PodView]) -> Outcome:
+def _by_evidence(step: Step, pods: Sequence[PodView]) -> Outcome:
     disrupted = next((pod for pod in pods if pod.disrupted), None)
     if disrupted is not None:
         return _failed(
@@ -79,7 +79,7 @@ def _by_evidence(pods: Sequence[PodView]) -> Outcome:
         )
     failed = [pod for pod in pods if pod.exit_code not in (ExitCode.DONE, ExitCode.STOPPED)]
     if not failed:
-        return Outcome(reason=STOPPED, message=_stop_message(pods))
+        return Outcome(reason=STOPPED, message=_stop_message(step, pods))
     return _failure_of(min(failed, key=_order))
 
 
@@ -124,7 +124,9 @@ def _node(pod: PodView) -> str | None:
     return pod.placement.node if pod.placement else None
 
 
-def _stop_message(pods: Sequence[PodView]) -> str:
+def _stop_message(step: Step, pods: Sequence[PodView]) -> str:
+    if step is not Step.TRAIN:
+        return "Stopped; the step begins anew when the job goes on."
     killed = [str(pod.worker) for pod in pods if (pod.exit_code or 0) > 128]
     if killed:
         return f"Stopped; worker {', '.join(killed)} did not save within the grace."
