@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -162,6 +164,73 @@ def test_an_accelerator_without_a_rate_is_refused_under_a_money_limit(
     assert not list((tmp_path / ".finetune" / "reviews" / "attempts").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("spec", "hint"),
+    [
+        ({"model": {"uri": "bert-base-uncased"}}, "hf://OWNER/NAME@COMMIT"),
+        ({"dataset": {"train": "~/rows.csv"}}, "~ means nothing here"),
+    ],
+)
+def test_a_path_that_was_meant_otherwise_is_told_how_to_write_it(
+    finetune: Command, manifest: Callable[..., Path], spec: dict[str, object], hint: str
+) -> None:
+    said = finetune("run", "-f", manifest(**spec))
+    assert said.code == ExitCode.DATA
+    assert hint in said.err
+
+
+def test_a_manifest_may_come_from_a_pipe(
+    finetune: Command, manifest: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = manifest(dataset={"train": "nothing.csv"}).read_bytes()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    assert "reviews: valid" in finetune("validate", "-f", "-").out
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    assert f"{Path.cwd()}/nothing.csv does not exist" in finetune("run", "-f", "-").err
+
+
+def test_a_folder_whose_name_is_no_text_is_refused(
+    finetune: Command, manifest: Callable[..., Path], tmp_path: Path
+) -> None:
+    odd = tmp_path / os.fsdecode(b"w\xff")
+    said = finetune("run", "-f", manifest(), "--workspace", odd)
+    assert said.code == ExitCode.USAGE
+    assert "not UTF-8; rename it" in said.err
+    assert not odd.exists()
+
+
+def in_a_shell(arguments: str, after: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the command line in a process that writes ASCII, and `after` it some Python."""
+    command = f'{sys.executable} -c "import sys; from finetune_operator.cli.main import main; '
+    return subprocess.run(
+        ["bash", "-c", f'{command} main(); {after}" {arguments}'],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_what_cannot_be_written_is_one_message(manifest: Callable[..., Path]) -> None:
+    done = in_a_shell(f"validate -f {manifest()} > /dev/full")
+    assert done.returncode == ExitCode.STORAGE
+    assert done.stderr == "error: standard output: No space left on device\n"
+
+
+def test_a_closed_output_ends_no_run(manifest: Callable[..., Path]) -> None:
+    path = manifest(budget={"maxCost": "5"})
+    done = in_a_shell(f"run -f {path} --output lines >&-")
+    assert done.returncode == ExitCode.USAGE, done.stderr
+    assert "RateMissing" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_output_without_unicode_takes_what_screens_write(manifest: Callable[..., Path]) -> None:
+    done = in_a_shell(f"validate -f {manifest()}", after="sys.stdout.write('1 × 1')")
+    assert (done.returncode, done.stderr) == (ExitCode.DONE, "")
+    assert done.stdout.endswith("1 \\xd7 1")
+
+
 def test_a_workspace_that_is_a_file_is_refused(
     finetune: Command, manifest: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -177,6 +246,18 @@ def test_a_workspace_in_use_is_refused(
         said = finetune("run", "-f", manifest(), "--workspace", tmp_path / "busy")
     assert said.code == ExitCode.STORAGE
     assert f"process {os.getpid()}" in said.err
+
+
+def test_a_run_of_this_machine_is_found_by_a_name_that_no_cluster_knows(
+    finetune: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    assert "on this machine" not in finetune("report", "reviews").err
+    (tmp_path / ".finetune" / "reviews").mkdir(parents=True)
+    said = finetune("report", "reviews")
+    assert said.code == ExitCode.USAGE
+    assert "`finetune report .finetune/reviews`" in said.err
 
 
 def test_a_page_of_no_run_is_refused(

@@ -209,7 +209,8 @@ def test_the_lock_is_free_once_the_run_is_over(tmp_path: Path) -> None:
 
 def test_a_file_is_no_workspace(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for root in (tmp_path / "file", tmp_path / "file" / "below"):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere-file")
+    for root in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "link"):
         with pytest.raises(WorkspaceError, match="file"), Workspace(root=root).lock():
             pass
 
@@ -261,6 +262,21 @@ def test_a_damaged_state_is_refused_in_one_message(workspace: Workspace) -> None
     (workspace.root / "state.json").write_text('{"job": 3}')
     with pytest.raises(WorkspaceError, match=r"state\.json"):
         workspace.read_state()
+
+
+@pytest.mark.parametrize("content", ["a: [", "- a", "a: 1", ""])
+def test_a_damaged_record_is_refused_in_one_message(workspace: Workspace, content: str) -> None:
+    (workspace.root / "records" / "one.yaml").write_text(content)
+    with pytest.raises(WorkspaceError, match=r"one\.yaml: not the usage record.*--workspace$"):
+        workspace.read_records()
+
+
+def test_files_of_a_source_may_have_any_name(workspace: Workspace, base: Path) -> None:
+    odd = base / "model" / os.fsdecode(b"w\xff")
+    before = open_state(workspace, a_job(), (), base, smoke=False).sources["spec.model.uri"]
+    odd.write_text("")
+    after = open_state(workspace, a_job(), (), base, smoke=False).sources["spec.model.uri"]
+    assert after.digest != before.digest
 
 
 def test_a_state_of_a_newer_version_can_be_read(workspace: Workspace, begun: State) -> None:

@@ -229,9 +229,12 @@ def test_answers_take_the_place_of_no_device_pipe_or_link(classifier: Path, tmp_
     pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
     os.mkfifo(pipe)
     reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
-    assert ended(classifier, rows, pipe) == ExitCode.DONE
-    told, _ = reader.communicate(timeout=60)
-    assert pipe.is_fifo()
+    try:
+        assert ended(classifier, rows, pipe) == ExitCode.DONE
+        assert pipe.is_fifo()
+        told, _ = reader.communicate(timeout=60)
+    finally:
+        reader.kill()
     link.symlink_to(file)
     assert ended(classifier, rows, link) == ExitCode.DONE
     assert link.is_symlink()

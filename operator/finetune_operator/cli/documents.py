@@ -7,7 +7,9 @@ the same job on a laptop and on a cluster, so scalars are resolved by the rules 
 
 import math
 import re
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,9 @@ from typing import Any
 import yaml
 
 from finetune_operator.core.observed import Problem
+
+STANDARD_INPUT = Path("-")
+"""As kubectl has it; relative paths start from the working directory then."""
 
 LIMIT_BYTES = 1_048_576
 LIMIT_VALUES = 100_000
@@ -118,7 +123,7 @@ def _unreadable(message: str, source: str) -> UnreadableError:
 
 def _text(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if path == STANDARD_INPUT else path.open("rb") as file:
             content = file.read(LIMIT_BYTES + 1)
     except FileNotFoundError as error:
         raise _unreadable("no such file", str(path)) from error

@@ -6,7 +6,9 @@ usage, 65 data, 70 the run itself, 74 storage, 75 stopped with the work saved.
 What a command needs it imports itself, so that help and a mistake in a manifest come at once.
 """
 
+import io
 import json
+import os
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -27,7 +29,7 @@ _FILES = click.option(
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="A manifest; once more for a rate card in a file of its own.",
+    help="A manifest, or - for standard input; once more for a rate card in a file of its own.",
 )
 
 
@@ -178,6 +180,7 @@ def _read(files: tuple[Path, ...]) -> Manifest:
 
 def main() -> None:
     """Run a command; what went wrong is one message and an exit code."""
+    _settle_streams()
     try:
         commands(standalone_mode=False)
     except CommandError as error:
@@ -187,6 +190,19 @@ def main() -> None:
         sys.exit(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", ExitCode.STOPPED)
+    except OSError as error:
+        _fail(f"{error.filename or 'standard output'}: {error.strerror}", ExitCode.STORAGE)
+
+
+def _settle_streams() -> None:
+    """Have somewhere to write, whatever the shell has closed and whichever characters it takes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            # The lowest free descriptor is the closed one: no file of ours may come to be it.
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (to the process's end)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int) -> None:

@@ -77,7 +77,14 @@ def write_cluster_report(
     from finetune_operator.cli.clusterfacts import cluster_facts
 
     path = (output or Path(f"{name}.html")).absolute()
-    facts = cluster_facts(name, namespace, warn)
+    try:
+        facts = cluster_facts(name, namespace, warn)
+    except CommandError as error:
+        own = WORKSPACES / name
+        if not own.is_dir():
+            raise
+        hint = f"{error}; a run on this machine is shown by `finetune report {own}`"
+        raise CommandError(hint, error.code) from error
     try:
         write_page(path, facts)
     except OSError as error:

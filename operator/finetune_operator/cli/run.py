@@ -62,20 +62,24 @@ def run_job(manifest: Manifest, options: Options) -> int:
         For a workspace, a source or a manifest that can't be worked with.
     """
     workspace = Workspace(root=_root(manifest.job, options).absolute())
+    base = manifest.path.parent.absolute()
+    for folder in (base, workspace.root):
+        _require_unicode(folder)
     try:
         with workspace.lock():
             state = open_state(
                 workspace,
                 manifest.job,
                 manifest.rate_cards,
-                manifest.path.parent.absolute(),
+                base,
                 smoke=options.smoke,
             )
             return asyncio.run(_run(workspace, state, options))
     except (WorkspaceError, StorageError) as error:
         raise CommandError(str(error), ExitCode.STORAGE) from error
     except OSError as error:
-        raise CommandError(f"{error.filename}: {error.strerror}", ExitCode.STORAGE) from error
+        where = error.filename or workspace.root
+        raise CommandError(f"{where}: {error.strerror}", ExitCode.STORAGE) from error
     except (SourceMissingError, SourceChangedError) as error:
         raise CommandError(str(error), ExitCode.DATA) from error
     except SpecChangedError as error:
@@ -85,6 +89,16 @@ def run_job(manifest: Manifest, options: Options) -> int:
             f"the run can't go on: {error}. What still runs saves and ends by itself; run the "
             "same command again to go on",
             ExitCode.INTERNAL,
+        ) from error
+
+
+def _require_unicode(folder: Path) -> None:
+    """What is written down of a run is JSON, which has no other names."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise CommandError(
+            f"{folder}: the folder's name is not UTF-8; rename it", ExitCode.USAGE
         ) from error
 
 
@@ -163,7 +177,7 @@ def _conclude(workspace: Workspace, job: FineTuneJob, decision: Decision) -> Non
     if over and job.spec.policy.ttl_seconds_after_finished is not None:
         lines.append("policy.ttlSecondsAfterFinished is a cluster's: a local run deletes nothing.")
     if status.reason == Reason.INTERRUPTED:
-        lines.append("Run the same command again to go on from the checkpoint.")
+        lines.append("Run the same command again to go on.")
     if status.phase is Phase.FAILED:
         lines.append(f"  logs    {workspace.attempts}")
         lines.append("A job that is over stays so: begin anew with another --workspace.")

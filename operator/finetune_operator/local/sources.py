@@ -79,7 +79,12 @@ def _missing(field: str, uri: str, path: Path, base: Path) -> str:
             f"{field}: {uri} would be {path}, which does not exist: put the file there, or a link "
             "to it"
         )
-    return f"{field}: {path} does not exist (relative paths start at {base})"
+    hint = ""
+    if uri.startswith("~"):
+        hint = "; ~ means nothing here, write the whole path"
+    elif field == "spec.model.uri":
+        hint = "; a model of the Hugging Face Hub is hf://OWNER/NAME@COMMIT"
+    return f"{field}: {path} does not exist (relative paths start at {base}){hint}"
 
 
 def _fingerprint(path: Path, known: SourceFingerprint | None, *, whole: bool) -> SourceFingerprint:
@@ -87,14 +92,16 @@ def _fingerprint(path: Path, known: SourceFingerprint | None, *, whole: bool) ->
     stamp = hashlib.sha256()
     for file in files:
         stat = file.stat()
-        stamp.update(f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        stamp.update(
+            f"{file}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode(errors="surrogateescape")
+        )
     if known is not None and known.stamp == stamp.hexdigest():
         return known
     content = hashlib.sha256()
     for file in files:
         name = "" if file == path else str(file.relative_to(path))
         size = file.stat().st_size
-        content.update(f"{name}\0{size}\0".encode())
+        content.update(f"{name}\0{size}\0".encode(errors="surrogateescape"))
         if whole or size <= _WHOLE_FILE_BYTES:
             with file.open("rb") as stream:
                 content.update(hashlib.file_digest(stream, "sha256").digest())

@@ -172,11 +172,15 @@ class Workspace:
         """All usage records, by name."""
         records = {}
         for path in sorted((self.root / "records").glob("*.yaml")):
-            data = yaml.load(path.read_bytes(), Loader=_YAML_LOADER)  # noqa: S506 (a safe loader)
+            content = path.read_bytes()
             try:
+                data = yaml.load(content, Loader=_YAML_LOADER)  # noqa: S506 (a safe loader)
                 record = UsageRecord.model_validate(data, extra="ignore")
-            except ValidationError as error:
-                raise WorkspaceError(f"{path}: not a usage record: {error}") from error
+            except (yaml.YAMLError, ValidationError) as error:
+                raise WorkspaceError(
+                    f"{path}: not the usage record that a run wrote: put it back from a copy, or "
+                    "take a new folder with --workspace"
+                ) from error
             records[record.metadata.name] = record
         return records
 
@@ -204,7 +208,7 @@ def _to_yaml(data: object) -> bytes:
 
 
 _REASONS = {
-    errno.EEXIST: "it is a file, not a folder",
+    errno.EEXIST: "it is a file or a link that leads nowhere, not a folder",
     errno.ENOTDIR: "it, or a folder above it, is a file",
     errno.EROFS: "its disk is read-only",
     errno.EACCES: "this user may not write there",
