@@ -150,7 +150,19 @@ LABEL_VALUE_PATTERN = "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
 QualifiedName = Annotated[
     str, StringConstraints(pattern=QUALIFIED_NAME_PATTERN, max_length=253 + 1 + 63)
 ]
-"""Key of a label, an annotation or a taint."""
+"""Key of a label or a taint."""
+
+AnnotationKey = Annotated[
+    str,
+    StringConstraints(
+        # Of annotations Kubernetes takes a prefix in capitals, too.
+        pattern=QUALIFIED_NAME_PATTERN.replace("[a-z0-9]", "[A-Za-z0-9]").replace(
+            "[-a-z", "[-A-Za-z"
+        ),
+        max_length=253 + 1 + 63,
+    ),
+]
+"""Key of an annotation."""
 
 LabelValue = Annotated[str, StringConstraints(pattern=LABEL_VALUE_PATTERN, max_length=63)]
 """Value of a label or a taint."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
-from finetune_api.markers import Contract, LabelValue, QualifiedName
+from finetune_api.markers import AnnotationKey, Contract, LabelValue, QualifiedName
 
 
 class ObjectMeta(Contract):
@@ -19,4 +19,4 @@ class ObjectMeta(Contract):
     creation_timestamp: str | None = None
     deletion_timestamp: str | None = None
     labels: dict[QualifiedName, LabelValue] = Field(default_factory=dict)
-    annotations: dict[QualifiedName, str] = Field(default_factory=dict)
+    annotations: dict[AnnotationKey, str] = Field(default_factory=dict)

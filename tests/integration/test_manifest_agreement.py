@@ -163,7 +163,9 @@ def changes_of(base: Object) -> st.SearchStrategy[Object]:
     unknown = st.sampled_from([("spec.unknown", 1), ("metadata.unknown", 1), ("extra", {})])
     names = st.sampled_from(["a", "a" * 40, "a" * 41, "a.b", "A", "a-", "1a", "", "a_b", "-a"])
     labels = st.sampled_from([{"a": "b"}, {"a/b": ""}, {"a b": "c"}, {"a": "-"}, {"a": 1}, []])
-    annotations = st.sampled_from([{"a": "any thing"}, {"a/b/c": "d"}, {"": "x"}, {"a": None}])
+    annotations = st.sampled_from(
+        [{"a": "any thing"}, {"A.b/C": "d"}, {"a/b/c": "d"}, {"": "x"}, {"a": None}]
+    )
     metadata = (
         st.tuples(st.just("metadata.name"), names)
         | st.tuples(st.just("metadata.labels"), labels)
