@@ -73,7 +73,7 @@ class Memory:
         return any(key[0] == uid for key in self.created)
 
     def forget(self, uid: str) -> None:
-        """Let go of a job that is gone."""
+        """Let go of a job that is over or gone."""
         self.progress.pop(uid, None)
         self.reports.pop(uid, None)
         self.looked.pop(uid, None)

@@ -36,7 +36,6 @@ async def remove(cluster: Cluster, job: Json) -> None:
         return
     if "deletionTimestamp" in written["metadata"] and not written["metadata"].get("finalizers"):
         cluster.caches.jobs.remove(written)
-        cluster.memory.forget(written["metadata"]["uid"])
 
 
 async def _patch(cluster: Cluster, job: Json, operations: list[dict[str, Any]]) -> Json:

@@ -19,6 +19,7 @@ from finetune_operator.core.observed import StoredReport
 from finetune_operator.cost.pods import PodView
 from finetune_operator.kube.cluster import Cluster
 from finetune_operator.kube.errors import AlreadyExistsError, NotFoundError
+from finetune_operator.kube.look import running_attempt
 from finetune_operator.kube.manifests.run import report_config_map
 from finetune_operator.kube.names import REPORT_KEY, gang_name, report_name
 from finetune_operator.kube.resources import CONFIG_MAPS
@@ -45,10 +46,17 @@ async def receive(cluster: Cluster, job: FineTuneJob, pod: PodView, address: str
 async def stored(
     cluster: Cluster, job: FineTuneJob, pods: Sequence[PodView]
 ) -> tuple[StoredReport, ...]:
-    """The reports that ended pods name and that were received, each checked by its digest."""
+    """The reports that ended pods name and that were received, each checked by its digest.
+
+    Only of the attempt that has not been taken in: nobody asks for the others' any more, and all of
+    the jobs that are over would be read anew whenever an operator starts.
+    """
+    row = running_attempt(job)
+    if row is None:
+        return ()
     memory = cluster.memory.reports.setdefault(job.metadata.uid, {})
     found = []
-    for pod, ref in _named(pods):
+    for pod, ref in _named([pod for pod in pods if pod.attempt == row.number]):
         if ref.digest not in memory:
             content = await _kept(cluster, job, gang_name(job, pod.step, pod.attempt))
             report = None

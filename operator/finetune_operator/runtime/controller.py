@@ -74,4 +74,5 @@ class Controller:
             await expiry.delete(self.cluster.client, self.cluster.caches.jobs, engine.raw)
         if decision.finished and (leaving or decision.status.phase in TERMINAL):
             await finalizers.remove(self.cluster, engine.raw)
+            self.cluster.memory.forget(engine.job.metadata.uid)
         return decision.look_again_seconds
