@@ -1,8 +1,21 @@
-"""What others put beside a job, or onto it, changes nothing of it: no look and no process ends."""
+"""What a look makes of strangers' pods, any annotation, jobs that are over and ones of a newer version."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
 from finetune_api.phases import Phase
+from finetune_operator.kube import finalizers
+from finetune_operator.kube.cache import relist
+from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.cluster import Caches, Cluster, Memory, Settings
+from finetune_operator.kube.config import kubeconfig_connection
+from finetune_operator.kube.events import EventWriter
+from finetune_operator.kube.manifests.settings import TrainerSettings
+from finetune_operator.kube.transport import OnRequest
+from finetune_operator.runtime.controller import Controller, JobKey
 from harness.installation import Installation, a_job
 from harness.kubelet import SimulatedKubelet
 from harness.kubeletscript import Script
@@ -80,3 +93,72 @@ def test_pods_that_only_look_like_ours_end_no_look_and_no_operator(
             {"metadata": {"finalizers": None}},
             content_type="application/merge-patch+json",
         )
+
+
+def test_a_job_with_any_annotation_that_kubernetes_takes_is_run_and_stopped(
+    installation: Installation, kubelet: SimulatedKubelet
+) -> None:
+    kubelet.play(installation.namespace, SLOWLY)
+    with installation.operator():
+        installation.apply(a_job())
+        until_training(installation)
+        annotate(installation, {"Example.COM/Owner_of.this": "a team"})
+        installation.patch("reviews", {"suspend": True})
+        installation.wait("reviews", lambda status: status.phase is Phase.SUSPENDED)
+
+
+def annotate(installation: Installation, annotations: dict[str, str]) -> None:
+    path, patch = installation.path("reviews"), {"metadata": {"annotations": annotations}}
+    reply = installation.cluster.request(
+        "PATCH", path, patch, content_type="application/merge-patch+json"
+    )
+    assert reply.status == 200, reply.message
+
+
+@asynccontextmanager
+async def an_engines_cluster(
+    installation: Installation, on_request: OnRequest | None = None
+) -> AsyncIterator[Cluster]:
+    """What the engines of one process share, in this one."""
+    connection = await kubeconfig_connection(str(installation.cluster.kubeconfig))
+    async with KubeClient(connection, on_request=on_request) as client:
+        trainer = TrainerSettings(image="trainer", operator_namespace=installation.own)
+        settings = Settings(namespace=installation.own, trainer=trainer)
+        events = EventWriter(client)
+        yield Cluster(client=client, caches=Caches(), events=events, settings=settings)
+
+
+async def test_a_job_that_this_version_can_not_read_does_not_hold_up_its_own_deletion(
+    installation: Installation,
+) -> None:
+    async with an_engines_cluster(installation) as cluster:
+        installation.apply(a_job())
+        read = await finalizers.add(cluster, installation.raw("reviews"))
+        installation.delete("reviews")
+        assert not installation.is_gone("reviews")
+        # As an older operator would read a job of a newer one.
+        newer = {**installation.raw("reviews"), "spec": {**read["spec"], "task": "juggling"}}
+        cluster.caches.jobs.put(newer)
+        await Controller(cluster, lambda: datetime.now(UTC)).look(JobKey.of(newer))
+    assert installation.is_gone("reviews")
+
+
+async def test_of_a_job_that_is_over_a_new_operator_asks_nothing_and_remembers_nothing(
+    installation: Installation,
+) -> None:
+    with installation.operator():
+        installation.apply(a_job())
+        installation.wait_over("reviews")
+    asked: list[str] = []
+
+    def note(verb: str, resource: str, _: int) -> None:
+        asked.append(f"{verb} {resource}")
+
+    async with an_engines_cluster(installation, note) as cluster:
+        for cache in cluster.caches.all():
+            await relist(cluster.client, cache)
+        asked.clear()
+        key = JobKey.of(installation.raw("reviews"))
+        assert await Controller(cluster, lambda: datetime.now(UTC)).look(key) is None
+        assert asked == []
+        assert cluster.memory == Memory()

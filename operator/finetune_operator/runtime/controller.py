@@ -60,6 +60,10 @@ class Controller:
         try:
             engine = KubeEngine(self.cluster, raw, self.clock)
         except UnreadableJobError as error:
+            if leaving:
+                # What it used is recorded by the sweep, as of any job that is gone.
+                await finalizers.remove(self.cluster, raw)
+                return None
             await unreadable.tell(self.cluster, raw, str(error), self.clock())
             return None
         over = engine.job.status is not None and engine.job.status.phase in TERMINAL
