@@ -113,15 +113,16 @@ def test_an_accelerator_without_a_rate_holds_a_limited_job_until_a_card_comes(
     assert float(status.cost.spent) > 0
 
 
-def test_a_quota_that_forbids_the_pods_is_told_in_its_own_words_and_burns_no_attempt(
-    installation: Installation,
+@pytest.mark.parametrize("forbidden", ["requests.nvidia.com/gpu", "count/jobs.batch"])
+def test_a_quota_that_forbids_a_gang_is_told_in_its_own_words_and_burns_no_attempt(
+    installation: Installation, forbidden: str
 ) -> None:
     quotas = f"/api/v1/namespaces/{installation.namespace}/resourcequotas"
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
         "metadata": {"name": "none-left"},
-        "spec": {"hard": {"requests.nvidia.com/gpu": "1"}},
+        "spec": {"hard": {forbidden: "1"}},
     }
     assert installation.cluster.request("POST", quotas, quota).status == 201
     with installation.operator():

@@ -1,4 +1,4 @@
-"""What a look makes of strangers' pods, any annotation, jobs that are over and ones of a newer version."""
+"""What a look makes of strangers' pods, of any annotation, and of jobs that are over or unread."""
 
 from __future__ import annotations
 

@@ -65,6 +65,8 @@ class Memory:
     created: dict[tuple[str, int], datetime] = field(default_factory=dict)
     """When an attempt's Job was last asked for."""
 
+    refused: dict[str, str] = field(default_factory=dict)
+    """Why the API server doesn't take what the job's next gang needs, where it doesn't."""
     looked: dict[str, datetime] = field(default_factory=dict)
     """When a job's pods were last listed, all that are recorded among them."""
 
@@ -77,6 +79,7 @@ class Memory:
         self.progress.pop(uid, None)
         self.reports.pop(uid, None)
         self.looked.pop(uid, None)
+        self.refused.pop(uid, None)
         for key in [key for key in self.created if key[0] == uid]:
             del self.created[key]
 

@@ -25,7 +25,7 @@ from finetune_operator.engine import EngineError
 from finetune_operator.kube import look, pods, records, release, reports
 from finetune_operator.kube.claims import claim_problems, made_claim_problems
 from finetune_operator.kube.cluster import Cluster
-from finetune_operator.kube.errors import AlreadyExistsError
+from finetune_operator.kube.errors import AlreadyExistsError, ApiError
 from finetune_operator.kube.gangpods import gang_pods
 from finetune_operator.kube.manifests.claim import workspace_claim
 from finetune_operator.kube.manifests.gang import gang_job
@@ -130,15 +130,25 @@ class KubeEngine:
 
     async def create_gang(self, action: CreateGang) -> None:
         """Make what the job has once, then the run and the Job of this attempt."""
-        key = (self.job.metadata.uid, action.attempt)
-        cluster = self._cluster
+        uid, cluster = self.job.metadata.uid, self._cluster
+        key = (uid, action.attempt)
         now, before = self._clock(), cluster.memory.created.get(key)
         if before is not None and (now - before).total_seconds() < _CREATE_AGAIN_SECONDS:
             return
+        try:
+            await self._make(action)
+        except ApiError as error:
+            if error.is_refusal:
+                cluster.memory.refused[uid] = str(error)
+            raise
+        cluster.memory.refused.pop(uid, None)
+        cluster.memory.created[key] = now
+
+    async def _make(self, action: CreateGang) -> None:
         job, namespace = self.job, self.job.metadata.namespace
-        trainer = cluster.settings.trainer
+        trainer = self._cluster.settings.trainer
         claim = workspace_claim(job)
-        if claim is not None and not cluster.memory.has_created(job.metadata.uid):
+        if claim is not None and not self._cluster.memory.has_created(job.metadata.uid):
             await self._create_once(CLAIMS, claim)
         if action.step is Step.TRAIN:
             await self._client.apply(SERVICES, headless_service(job))
@@ -148,7 +158,6 @@ class KubeEngine:
             await self._client.create(JOBS, gang_job(job, action, trainer), namespace=namespace)
         except AlreadyExistsError:
             await self._is_this_gang(action)
-        cluster.memory.created[key] = now
 
     async def _create_once(self, resource: Any, body: Json) -> None:
         try:

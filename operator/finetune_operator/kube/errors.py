@@ -40,6 +40,14 @@ class ApiError(EngineError):
         self.message = refusal.message
         self.retry_after = refusal.retry_after
 
+    @property
+    def is_refusal(self) -> bool:
+        """Whether asking the same again is in vain until somebody changes something.
+
+        A quota, a rule, or the word of an admission webhook, which names no reason.
+        """
+        return self.status in (400, 403, 422)
+
 
 class UnauthenticatedError(ApiError):
     """The API server doesn't know who asks (401), also with credentials read anew."""

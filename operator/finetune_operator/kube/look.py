@@ -158,9 +158,11 @@ def facts_of(cluster: Cluster, job: FineTuneJob) -> EngineFacts:
 async def blocked(
     cluster: Cluster, job: FineTuneJob, pods: Sequence[PodView], now: datetime
 ) -> str | None:
-    """Why the pods of a Job that was made don't come: what was said when they were refused."""
+    """Why a gang doesn't come: what was said when its Job, or its pods, were refused."""
     if job.status is None:
         return None
+    if refused := cluster.memory.refused.get(job.metadata.uid):
+        return refused
     number = job.status.attempt + 1
     asked = cluster.memory.created.get((job.metadata.uid, number))
     if asked is None or now - asked < _BLOCKED_AFTER or _whole(job, pods, number):
