@@ -6,14 +6,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
+import pytest
+
 from finetune_api.phases import Phase
-from finetune_operator.kube import finalizers
+from finetune_api.report import Step
+from finetune_api.usage import JobReference
+from finetune_operator.cost.records import open_record
+from finetune_operator.kube import finalizers, records
 from finetune_operator.kube.cache import relist
 from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.cluster import Caches, Cluster, Memory, Settings
 from finetune_operator.kube.config import kubeconfig_connection
+from finetune_operator.kube.errors import NotFoundError
 from finetune_operator.kube.events import EventWriter
 from finetune_operator.kube.manifests.settings import TrainerSettings
+from finetune_operator.kube.resources import USAGE_RECORDS
 from finetune_operator.kube.transport import OnRequest
 from finetune_operator.runtime.controller import Controller, JobKey
 from harness.installation import Installation, a_job
@@ -141,6 +148,20 @@ async def test_a_job_that_this_version_can_not_read_does_not_hold_up_its_own_del
         cluster.caches.jobs.put(newer)
         await Controller(cluster, lambda: datetime.now(UTC)).look(JobKey.of(newer))
     assert installation.is_gone("reviews")
+
+
+async def test_a_record_that_somebody_removed_is_made_anew_at_the_next_look(
+    installation: Installation,
+) -> None:
+    job = JobReference(namespace=installation.namespace, name="reviews", uid="3f9c1b2e")
+    record = open_record(job, Step.TRAIN, 1, installation.own)
+    async with an_engines_cluster(installation) as cluster:
+        await records.write(cluster, record)
+        await cluster.client.delete(USAGE_RECORDS, record.metadata.name, installation.own)
+        with pytest.raises(NotFoundError):
+            await records.write(cluster, record)
+        await records.write(cluster, record)
+        assert installation.records(job.uid)
 
 
 async def test_of_a_job_that_is_over_a_new_operator_asks_nothing_and_remembers_nothing(

@@ -1,5 +1,7 @@
 """What is to stop stops, whatever is wrong beside it: a price, a crash, a gang let go in part."""
 
+from datetime import timedelta
+
 import pytest
 
 from finetune_api.job import FineTuneJob
@@ -7,10 +9,12 @@ from finetune_api.phases import Phase, Reason
 from finetune_api.ratecard import RateCard
 from finetune_api.report import FailureClass, Step
 from finetune_api.status import AttemptStatus, JobStatus
+from finetune_api.times import parse_time
 from finetune_operator.core.decision import Decision
 from finetune_operator.core.observed import EngineFacts, Observed
 from finetune_operator.core.policies.starting import starting
 from finetune_operator.core.situation import Situation, Verdict
+from finetune_operator.core.status import worth_writing
 from finetune_operator.cost.ledger import totals
 from finetune_operator.engine import step
 from harness.scripted import CrashError, Fault, ScriptedEngine, World, a_card, a_job, drive
@@ -94,6 +98,20 @@ async def test_a_stop_that_was_noted_is_carried_through_though_its_wish_was_take
     assert world.status.attempts[1].reason == Reason.SUSPENDED_BY_USER
     await drive(world)
     assert world.status.phase is Phase.COMPLETE
+
+
+@pytest.mark.parametrize(("hours", "due"), [(0, False), (-24, True), (24, True)])
+async def test_figures_are_written_also_after_a_clock_was_set_back(
+    hours: int, *, due: bool
+) -> None:
+    world = await in_training(a_job())
+    before = world.status
+    assert before is not None
+    assert before.last_update_time is not None
+    now = parse_time(before.last_update_time) + timedelta(hours=hours)
+    after = before.model_copy(update={"cost": None})
+    assert after != before
+    assert worth_writing(before, after, now, running=True) is due
 
 
 @pytest.mark.parametrize(("seconds", "ends"), [(29, False), (30, True)])

@@ -179,7 +179,8 @@ def worth_writing(before: JobStatus, after: JobStatus, now: datetime, *, running
         return True
     if before.last_update_time is None:
         return True
-    return now - parse_time(before.last_update_time) >= _LEAST_INTERVAL
+    # A moment that is yet to come was written by a clock that was ahead: it is not waited for.
+    return abs(now - parse_time(before.last_update_time)) >= _LEAST_INTERVAL
 
 
 def _without_figures(status: JobStatus) -> JobStatus:

@@ -5,7 +5,7 @@ from typing import Any
 from finetune_api.usage import UsageRecord
 from finetune_operator.cost.records import JOB_UID_LABEL
 from finetune_operator.kube.cluster import Cluster
-from finetune_operator.kube.errors import AlreadyExistsError, ConflictError
+from finetune_operator.kube.errors import AlreadyExistsError, ConflictError, NotFoundError
 from finetune_operator.kube.resources import USAGE_RECORDS
 
 
@@ -31,5 +31,10 @@ async def write(cluster: Cluster, record: UsageRecord) -> None:
     except (AlreadyExistsError, ConflictError):
         # Nothing watches records: what an earlier write did, whose answer was lost, is read here.
         cache.put(await cluster.client.get(USAGE_RECORDS, name, namespace))
+        raise
+    except NotFoundError:
+        # Somebody has removed it, which nobody tells either: the next look makes it anew.
+        if known is not None:
+            cache.remove(known)
         raise
     cache.put(written)
