@@ -136,6 +136,10 @@ class JobReference(Contract):
         return cls(namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
 
 
+MOST_ENTRIES = 1000
+"""Of a record: it is one object of the API server, whose size has a bound."""
+
+
 class UsageRecordSpec(Contract):
     """One attempt's use."""
 
@@ -155,7 +159,7 @@ class UsageRecordSpec(Contract):
     split_digest: Annotated[str | None, Field(max_length=71)] = None
     """Digest of row ids and roles, of the data trained on."""
     entries: Annotated[
-        tuple[UsageEntry, ...], ListMap(("podUid", "segment")), Field(max_length=1000)
+        tuple[UsageEntry, ...], ListMap(("podUid", "segment")), Field(max_length=MOST_ENTRIES)
     ] = ()
     """One for each pod and price."""
     marks: Annotated[

@@ -67,6 +67,23 @@ def shape(record: UsageRecord) -> list[tuple[str, str | None, str | None]]:
 # --- opening --------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("workers", "each"), [(1, 40), (64, 15)])
+def test_a_record_stays_as_small_as_it_must_be_however_often_the_price_changes(
+    workers: int, each: int
+) -> None:
+    card = a_card(*(a_price(f"0.{n:02d}", at(n * 10)) for n in range(1, 41)))
+    pods = [a_pod(f"pod-{n:02d}", 10, worker=n, started_at=at(11)) for n in range(workers)]
+    record = a_record()
+    for now in (200, 405, 900):
+        record = meter(record, pods, None, [card], at(now))
+        read = UsageRecord.model_validate(record.wire())
+        assert sum(counted(entry) for entry in read.spec.entries) == workers * (now - 10) * 1000
+    of_one = [entry.rate for entry in record.spec.entries if entry.worker == 0]
+    # The first prices are kept as they were; the last of them goes on.
+    told = [rate.price_per_hour for rate in of_one if rate is not None]
+    assert told == [f"0.{n:02d}" for n in range(1, each + 1)]
+
+
 def test_a_record_is_named_by_job_uid_and_attempt() -> None:
     record = open_record(JobReference.of(a_job().metadata), Step.EVALUATE, 12, "finetune-system")
     assert record.metadata.name == record_name(JOB_UID, 12) == f"{JOB_UID}-12"

@@ -6,6 +6,7 @@ any of it again changes nothing.
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from fractions import Fraction
 from itertools import groupby
@@ -14,6 +15,7 @@ from finetune_api.metadata import ObjectMeta
 from finetune_api.ratecard import RateCard
 from finetune_api.report import Marks, Step
 from finetune_api.usage import (
+    MOST_ENTRIES,
     CopiedRate,
     EndEvidence,
     JobReference,
@@ -25,6 +27,7 @@ from finetune_api.usage import (
 )
 from finetune_operator.cost.facts import (
     PodUse,
+    Priced,
     join_marks,
     join_uses,
     recorded_use,
@@ -109,10 +112,14 @@ def meter(
     places = {pod.uid: pod.placement for pod in own}
     joined = join_marks(spec.marks, marks)
     stall = None if stall_seconds is None else stall_seconds * 1000
+    priced = [
+        (use, _priced(use, places.get(use.uid), cards, MOST_ENTRIES // len(uses)))
+        for use in sorted(uses.values(), key=lambda use: (use.worker, use.uid))
+    ]
     entries = [
         entry
-        for use in sorted(uses.values(), key=lambda use: (use.worker, use.uid))
-        for entry in _entries(use, spec.step, starts, joined, stall, places.get(use.uid), cards)
+        for use, segments in priced
+        for entry in _entries(use, segments, spec.step, starts, joined, stall)
     ]
     return _with_spec(
         record,
@@ -252,16 +259,23 @@ def _lasting(record: UsageRecord) -> list[tuple[str, int, str, CopiedRate | None
     ]
 
 
+def _priced(
+    use: PodUse, placement: Placement | None, cards: Sequence[RateCard], most: int
+) -> tuple[Priced, ...]:
+    """A pod's time by its prices; past the most that a record has room for, the last goes on."""
+    segments = copied_segments(use) if placement is None else price_segments(use, placement, cards)
+    *first, last = segments[:most]
+    return (*first, replace(last, end=segments[-1].end))
+
+
 def _entries(
     use: PodUse,
+    segments: Sequence[Priced],
     step: Step,
     gang_starts: Sequence[int | None],
     marks: Marks | None,
     stall_after: int | None,
-    placement: Placement | None,
-    cards: Sequence[RateCard],
 ) -> Iterable[UsageEntry]:
-    segments = copied_segments(use) if placement is None else price_segments(use, placement, cards)
     held = Held(
         step=step,
         since=use.since,
