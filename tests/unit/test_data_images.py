@@ -160,6 +160,8 @@ def test_a_folder_of_classes_is_read_in_order_with_what_lies_deeper(tmp_path: Pa
     [
         (["a.png"], "images: neither rows nor a folder for each class"),
         (["cat/a.png", "dog/.keep"], "images: class 'dog' has no file"),
+        (["cat/a\udcff.png"], r"images: a name is not UTF-8 ('cat/a\udcff.png'); rename it"),
+        (["a\udcff/a.png"], r"images: a name is not UTF-8 ('a\udcff/a.png'); rename it"),
     ],
 )
 def test_a_folder_without_classes_or_images_is_refused(

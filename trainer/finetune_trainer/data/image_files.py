@@ -30,7 +30,7 @@ def class_files(folder: Path, name: str) -> Iterator[tuple[str, str]]:
     Raises
     ------
     DataError
-        If there is no class, or one without a file.
+        If there is no class, one without a file, or a name that is no text.
     """
     classes = sorted(one for one in folder.iterdir() if one.is_dir() and not _is_hidden(one))
     if not classes:
@@ -47,7 +47,21 @@ def class_files(folder: Path, name: str) -> Iterator[tuple[str, str]]:
         if not files:
             raise DataError(f"{name}: class {one.name!r} has no file; add images, or remove it")
         for path in files:
-            yield path.relative_to(folder).as_posix(), one.name
+            within = path.relative_to(folder).as_posix()
+            if not _is_unicode(within):
+                raise DataError(
+                    f"{name}: a name is not UTF-8 ({within!a}); rename it, for rows are "
+                    "called by their paths"
+                )
+            yield within, one.name
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def has_classes(folder: Path) -> bool:
