@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -451,6 +453,25 @@ def test_a_process_is_signalled_only_under_its_own_start_time() -> None:
     finally:
         child.kill()
         child.wait()
+
+
+def test_a_number_that_is_a_threads_by_now_is_no_process() -> None:
+    over, numbers = threading.Event(), queue.SimpleQueue[int]()
+
+    def wait() -> None:
+        numbers.put(threading.get_native_id())
+        over.wait()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        number = numbers.get()
+        start = processes.start_time(number)
+        assert start is not None
+        assert not processes.signal_process(number, start, signal.SIGKILL)
+    finally:
+        over.set()
+        thread.join()
 
 
 def test_moments_are_cut_to_the_millisecond_alike_everywhere() -> None:

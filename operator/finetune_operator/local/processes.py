@@ -5,6 +5,7 @@ environment, and is signalled through a descriptor that was opened before the na
 """
 
 import ctypes
+import errno
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -60,9 +61,8 @@ def die_with_parent(number: signal.Signals) -> None:
 
 
 def _signal_if(pid: int, number: signal.Signals, is_it: Callable[[], bool]) -> bool:
-    try:
-        descriptor = os.pidfd_open(pid)
-    except ProcessLookupError:
+    descriptor = _opened(pid)
+    if descriptor is None:
         return False
     try:
         if not is_it():
@@ -73,6 +73,20 @@ def _signal_if(pid: int, number: signal.Signals, is_it: Callable[[], bool]) -> b
     finally:
         os.close(descriptor)
     return True
+
+
+def _opened(pid: int) -> int | None:
+    """A descriptor of a process; None if there is none."""
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    except OSError as error:
+        # The number of a process that has ended may be a thread's of another one by now: Linux 6
+        # then says ENOENT, and an older one EINVAL.
+        if error.errno in (errno.ENOENT, errno.EINVAL):
+            return None
+        raise
 
 
 def _pids() -> Iterator[int]:
