@@ -18,6 +18,14 @@ from harness.installation import Installation, held, metered
 from harness.kubelet import SimulatedKubelet
 from harness.objects import Object
 
+CHILDREN = (
+    "batch/v1 jobs",
+    "v1 configmaps",
+    "v1 services",
+    "networking.k8s.io/v1 networkpolicies",
+    "v1 pods",
+)
+"""Kinds of what is made for every job."""
 COMPLETED = "Completed"
 RATE_CARDS = f"{CUSTOM}/ratecards"
 _BECAUSE = {"effectiveFrom": "2026-01-01T00:00:00Z", "source": "a test"}

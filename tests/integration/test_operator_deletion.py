@@ -15,6 +15,7 @@ from harness.kubelet import SimulatedKubelet
 from harness.kubeletaccount import Entry
 from harness.kubeletscript import Script
 from harness.stories import (
+    CHILDREN,
     COMPLETED,
     assert_books_closed,
     kept_pods,
@@ -23,13 +24,6 @@ from harness.stories import (
 )
 
 SLOWLY = Script(step_seconds=0.3)
-CHILDREN = (
-    "batch/v1 jobs",
-    "v1 configmaps",
-    "v1 services",
-    "networking.k8s.io/v1 networkpolicies",
-    "v1 pods",
-)
 
 
 @pytest.mark.parametrize("when_deleted", ["Retain", "Delete"])
@@ -48,7 +42,7 @@ def test_a_job_that_is_deleted_while_it_trains_saves_and_leaves_what_storage_say
         assert_books_closed(installation, kubelet, uid)
         for kind in CHILDREN:
             installation.until(
-                lambda kind=kind: len(installation.children(kind)) == before[kind],  # type: ignore[misc]
+                lambda kind=kind: len(installation.children(kind)) == before[kind],  # type: ignore[misc]  # a default
                 f"{kind} to go",
             )
     workspace = f"reviews-{uid[:6]}-workspace"

@@ -19,18 +19,11 @@ from harness.cluster import CUSTOM, Cluster
 from harness.installation import Installation, a_job
 from harness.kubelet import SimulatedKubelet
 from harness.objects import JOB, Object, changed
-from harness.stories import assert_books_closed, events
+from harness.stories import CHILDREN, assert_books_closed, events
 
 TTL = 3
 POLICY = {"gracePeriodSeconds": 10}
-CHILDREN = (
-    "batch/v1 jobs",
-    "v1 configmaps",
-    "v1 services",
-    "networking.k8s.io/v1 networkpolicies",
-    "v1 pods",
-    "v1 persistentvolumeclaims",
-)
+MADE = (*CHILDREN, "v1 persistentvolumeclaims")
 
 
 def deletions(installation: Installation) -> list[Asked]:
@@ -45,7 +38,7 @@ def deletions(installation: Installation) -> list[Asked]:
 def test_a_job_is_deleted_after_its_time_with_what_was_made_for_it_and_its_records_stay(
     installation: Installation, kubelet: SimulatedKubelet
 ) -> None:
-    before = {kind: len(installation.children(kind)) for kind in CHILDREN}
+    before = {kind: len(installation.children(kind)) for kind in MADE}
     with installation.operator():
         uid = installation.apply(
             a_job(
@@ -55,9 +48,9 @@ def test_a_job_is_deleted_after_its_time_with_what_was_made_for_it_and_its_recor
         )
         status = installation.wait("reviews", lambda status: status.completion_time is not None)
         installation.until(lambda: installation.is_gone("reviews"), "it to be deleted")
-        for kind in CHILDREN:
+        for kind in MADE:
             installation.until(
-                lambda kind=kind: len(installation.children(kind)) == before[kind],  # type: ignore[misc]
+                lambda kind=kind: len(installation.children(kind)) == before[kind],  # type: ignore[misc]  # a default
                 f"{kind} to go",
             )
     assert status.phase is Phase.COMPLETE
