@@ -1,4 +1,4 @@
-"""95 % bootstrap intervals of whatever a confusion matrix determines, paired over predictors.
+"""95 % intervals: by bootstrap of what a confusion matrix determines, by Student's t of means.
 
 A resample draws as many units (rows, or whole groups of rows) as there are, with replacement. All
 predictors are counted on the same draw, so that a difference between them keeps its pairing. Rows
